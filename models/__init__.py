@@ -1,0 +1,1 @@
+"""Everything that learns: layers, networks, training, explanation, tracking and registry."""

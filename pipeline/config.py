@@ -1,0 +1,406 @@
+"""One TOML file a product, validated at the edge; each part below gets only its own spec.
+
+Every value can be overridden from the environment: ``CUBECAST_TRAINING__EPOCHS=3`` for ``[training] epochs``.
+Relative paths are relative to the configuration file.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline.errors import ConfigError
+from pipeline.grid import geobox
+from pipeline.times import TimeAxis
+
+INTEGER_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
+FLOAT_TYPES = ("float32", "float64")
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_aware)]
+
+
+class Spec(BaseModel):
+    """A frozen part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class ProviderSpec(Spec):
+    """Who made the data, for the STAC items."""
+
+    name: str = Field(min_length=1, description="Name of the organisation")
+    roles: tuple[Literal["licensor", "producer", "processor", "host"], ...] = Field(
+        ("producer",), description="What it did: licensor, producer, processor, host"
+    )
+    url: str | None = Field(None, description="Its address")
+
+
+class ProductSpec(Spec):
+    """What the forecasts are called and under which terms they may be used."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Short name: small letters, digits, - and _")
+    title: str = Field("", description="One line for catalogues")
+    licence: str = Field("other", min_length=1, description="SPDX identifier of the licence, or 'other'")
+    attribution: str = Field("", description="Credit that must accompany every copy")
+    providers: tuple[ProviderSpec, ...] = Field((), description="Who made the data")
+
+
+class MaskSpec(Spec):
+    """A folder of mask rasters beside the scenes (clouds, shadows)."""
+
+    folder: Path = Field(description="Folder of the masks")
+    suffix: str = Field("", description="What a mask's file name has between the scene's stem and .tif")
+    values: tuple[int, ...] = Field((1,), min_length=1, description="Mask values that make a pixel unusable")
+
+
+class SceneSpec(Spec):
+    """Where scenes lie and how their names and tags are read."""
+
+    folder: Path = Field(description="Inbox of GeoTIFF scenes")
+    pattern: str = Field(
+        "*{time}.tif", description="File name with {time} where the acquisition time stands; * matches anything"
+    )
+    time_format: str = Field("%Y%m%dT%H%MZ", min_length=2, description="strptime format of {time}, UTC")
+    time_tag: str | None = Field(None, description="TIFF tag with the acquisition time, instead of the file name")
+    revision_tag: str | None = Field(None, description="TIFF tag with the processing baseline or time")
+    available_tag: str | None = Field(None, description="TIFF tag with the time when the scene became available")
+    latency: timedelta = Field(
+        timedelta(0), ge=timedelta(0), description="From acquisition to availability where no tag says it (ISO 8601)"
+    )
+    mask: MaskSpec | None = Field(None, description="Masks beside the scenes")
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_a_time(cls, pattern: str) -> str:
+        if pattern.count("{time}") > 1 or "/" in pattern:
+            msg = "is a file name with {time} at most once and no folder"
+            raise ValueError(msg)
+        return pattern
+
+    @model_validator(mode="after")
+    def _has_a_time(self) -> Self:
+        if "{time}" not in self.pattern and self.time_tag is None:
+            msg = "pattern needs {time}, or time_tag must name a TIFF tag: otherwise no scene has a time"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def glob(self) -> str:
+        """The pattern for a folder listing."""
+        return self.pattern.replace("{time}", "*")
+
+    def time_text(self, name: str) -> str | None:
+        """What stands at {time} in a file name; None where the name does not match or has no time."""
+        parts = (".*?" if c == "*" else re.escape(c) for c in re.split(r"(\*)", self.pattern.replace("{time}", "\0")))
+        match = re.fullmatch("".join(parts).replace(re.escape("\0"), "(?P<time>.+?)"), name)
+        return None if match is None else match.groupdict().get("time")
+
+
+class BandSpec(Spec):
+    """One band of the scenes. Physical value = DN * scale + offset."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name in the cube and in the forecasts")
+    index: int = Field(1, ge=1, description="Band number in the scene, from 1")
+    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"] = Field(
+        description="Type of the DN"
+    )
+    units: str = Field("1", description="Unit of the physical value (UDUNITS)")
+    scale: float = Field(1.0, description="DN to unit: factor")
+    offset: float = Field(0.0, description="DN to unit: addend")
+    nodata: float | None = Field(None, description="DN of a missing pixel (nan for floats); absent: all are valid")
+    valid_min: float | None = Field(None, description="Smallest possible physical value")
+    valid_max: float | None = Field(None, description="Largest possible physical value")
+    forecast: bool = Field(True, description="Forecast this band; false: input only")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.scale == 0:
+            msg = "scale is not 0: every DN would mean the same"
+            raise ValueError(msg)
+        if self.dtype in INTEGER_TYPES and self.nodata is not None:
+            info = np.iinfo(self.dtype)
+            if not (float(self.nodata).is_integer() and info.min <= self.nodata <= info.max):
+                msg = f"nodata of a {self.dtype} band is a whole number from {info.min} to {info.max}, found {self.nodata}"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def fill(self) -> float:
+        """DN that the cube and the forecasts write for a missing pixel: the scenes' nodata, or one that no scene uses.
+
+        Floats take NaN, signed integers their smallest, unsigned ones their largest value.
+        """
+        if self.nodata is not None:
+            return self.nodata
+        if self.dtype in FLOAT_TYPES:
+            return float("nan")
+        info = np.iinfo(self.dtype)
+        return float(info.min if info.min < 0 else info.max)
+
+
+class GridSpec(Spec):
+    """The cube's grid."""
+
+    crs: str = Field(min_length=1, description="Authority code (EPSG:32633) or WKT")
+    transform: tuple[float, float, float, float, float, float] = Field(
+        description="Affine a, b, c, d, e, f: x = a*column + b*row + c, y = d*column + e*row + f, in CRS units"
+    )
+    width: int = Field(ge=1, description="Columns (px)")
+    height: int = Field(ge=1, description="Rows (px)")
+
+    @model_validator(mode="after")
+    def _known_crs(self) -> Self:
+        try:
+            self.geobox()
+        except Exception as error:
+            msg = f"crs is an authority code or WKT that PROJ knows: {error}"
+            raise ValueError(msg) from None
+        return self
+
+    def geobox(self) -> GeoBox:
+        """The grid as odc-geo knows it."""
+        return geobox(self.crs, self.transform, (self.height, self.width))
+
+
+class AxisSpec(Spec):
+    """The cube's time axis."""
+
+    origin: UtcTime = Field(description="Time of slot 0, UTC; older scenes are refused")
+    cadence: timedelta = Field(gt=timedelta(0), description="From slot to slot (ISO 8601: PT5M, P1D)")
+
+    def axis(self) -> TimeAxis:
+        """The axis as a value."""
+        return TimeAxis(self.origin, self.cadence)
+
+
+class SampleSpec(Spec):
+    """How forecast samples are cut from the cube."""
+
+    context_frames: int = Field(4, ge=1, le=64, description="Observed frames that a forecast sees")
+    max_age: int = Field(8, ge=1, description="Oldest context frame, in slots before the init time")
+    horizon: int = Field(6, ge=1, le=288, description="How many slots ahead")
+    test_fraction: float = Field(0.2, gt=0, lt=0.9, description="Last part of the observed slots, never trained on")
+    validation_fraction: float = Field(0.2, gt=0, lt=0.9, description="Part of the rest that watches the training")
+    block_buffer: int = Field(48, ge=0, description="Pixels kept free around validation blocks (short series)")
+    max_inits: int = Field(96, ge=1, description="Init times used for training at most, spread evenly")
+
+
+class MotionSpec(Spec):
+    """How motion between frames is estimated."""
+
+    method: Literal["dis", "none"] = Field("dis", description="dis: OpenCV's dense inverse search; none: nothing moves")
+    band: int = Field(1, ge=1, description="Band whose motion is followed (from 1, in the order of [[bands]])")
+    smoothing: float = Field(0.01, ge=0, le=0.5, description="Blur of the flow, as a part of the shorter side")
+    max_speed: float = Field(40.0, gt=0, description="Fastest motion believed, in pixels per slot")
+
+
+class TrainingSpec(Spec):
+    """The attention ConvLSTM and how it is trained."""
+
+    patch: int = Field(4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost")
+    filters: int = Field(24, ge=1, description="Channels of the ConvLSTM's state")
+    attention_units: int = Field(16, ge=1, description="Channels of the additive attention")
+    chip: int = Field(128, ge=16, description="Training chip (px)")
+    batch: int = Field(4, ge=1, description="Chips a step")
+    steps_per_epoch: int = Field(60, ge=1, description="Steps an epoch")
+    epochs: int = Field(12, ge=1, description="Epochs at most")
+    budget: timedelta = Field(timedelta(minutes=10), gt=timedelta(0), description="Wall time at most (ISO 8601)")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW; cosine decay")
+    seed: int = Field(0, ge=0, description="Seed of weights and sampling")
+
+
+class ForecastSpec(Spec):
+    """How forecasts are made and published."""
+
+    tile: int = Field(1024, ge=64, description="Tile of a prediction (px); the network's reach is added around it")
+
+
+class TrackingSpec(Spec):
+    """Where MLflow keeps the record."""
+
+    uri: str = Field("", description="MLflow tracking address; empty: SQLite in the workspace")
+    experiment: str = Field("", description="MLflow experiment; empty: the product's name")
+
+
+class ServiceSpec(Spec):
+    """Addresses on this machine and beyond."""
+
+    dask_scheduler: str = Field("", description="Address of a dask scheduler; empty: threads of this process")
+    prefect_port: int = Field(4200, ge=1024, le=65535, description="Port of `cubecast up`'s Prefect server")
+    mlflow_port: int = Field(5000, ge=1024, le=65535, description="Port of `cubecast up`'s MLflow server")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folders that belong to one product."""
+
+    root: Path
+
+    @property
+    def cube(self) -> Path:
+        """The Icechunk repository."""
+        return self.root / "cube"
+
+    @property
+    def ledger(self) -> Path:
+        """SQLite database: what became of every file."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def quarantine(self) -> Path:
+        """Refused scenes, each beside a note."""
+        return self.root / "quarantine"
+
+    @property
+    def forecasts(self) -> Path:
+        """Published runs."""
+        return self.root / "forecasts"
+
+    @property
+    def verification(self) -> Path:
+        """Scores of published runs."""
+        return self.root / "verification"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again: aligned training frames."""
+        return self.root / "cache"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's database and artifacts, where no server is configured."""
+        return self.root / "mlflow"
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one product."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="CUBECAST_", env_nested_delimiter="__", str_strip_whitespace=True
+    )
+
+    workspace: Path = Field(description="Folder for everything that cubecast writes for this product")
+    product: ProductSpec
+    scenes: SceneSpec
+    bands: tuple[BandSpec, ...] = Field(min_length=1)
+    grid: GridSpec
+    axis: AxisSpec
+    samples: SampleSpec = SampleSpec()
+    motion: MotionSpec = MotionSpec()
+    training: TrainingSpec = TrainingSpec()
+    forecast: ForecastSpec = ForecastSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    services: ServiceSpec = ServiceSpec()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [band.name for band in self.bands]
+        if len(set(names)) < len(names):
+            msg = f"band names are unique, found {names}"
+            raise ValueError(msg)
+        if not any(band.forecast for band in self.bands):
+            msg = "at least one band has forecast = true"
+            raise ValueError(msg)
+        if self.motion.band > len(self.bands):
+            msg = f"motion.band is one of the {len(self.bands)} bands, found {self.motion.band}"
+            raise ValueError(msg)
+        if self.samples.max_age < self.samples.context_frames - 1:
+            msg = f"samples.max_age holds the context: at least {self.samples.context_frames - 1}, found {self.samples.max_age}"
+            raise ValueError(msg)
+        if self.training.chip % self.training.patch:
+            msg = f"training.chip is a multiple of training.patch ({self.training.patch}), found {self.training.chip}"
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment beats the file."""
+        return env_settings, init_settings
+
+    @property
+    def paths(self) -> Workspace:
+        """The product's folders."""
+        return Workspace(self.workspace)
+
+
+def load(path: Path) -> Settings:
+    """Settings from a TOML file and the environment, with absolute paths.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML or breaks a rule; the text names field, value, rule and fix.
+    """
+    return parse(_read(path), source=str(path), folder=path.resolve().parent)
+
+
+def parse(document: dict[str, Any], *, source: str, folder: Path) -> Settings:
+    """Settings from a parsed document; ``source`` is named in errors, relative paths start at ``folder``."""
+    try:
+        settings = Settings(**document)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+    return _absolute(settings, folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        msg = f"{path}: no such configuration file. Write one with: cubecast init SCENES_FOLDER --output {path}"
+        raise ConfigError(msg) from None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: the configuration cannot be read: {error}"
+        raise ConfigError(msg) from None
+    except tomllib.TOMLDecodeError as error:
+        msg = f"{path}: the configuration is not valid TOML: {error}. Mend that line, or write a new one: cubecast init"
+        raise ConfigError(msg) from None
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = [f"{source}: {error.error_count()} value(s) break a rule:"]
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+        value = "" if fault["type"] in {"missing", "value_error"} and isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+        lines.append(f"  {field}{value}: {_rule(fault['type'], fault['msg'])}")
+    return "\n".join(lines)
+
+
+def _rule(kind: str, message: str) -> str:
+    rules = {
+        "missing": "is required: add it",
+        "extra_forbidden": "is no setting of cubecast: remove it or mend its spelling",
+    }
+    return rules.get(kind, message.removeprefix("Value error, "))
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    scenes = settings.scenes.model_copy(update={"folder": _anchored(settings.scenes.folder, folder)})
+    if scenes.mask is not None:
+        mask = scenes.mask.model_copy(update={"folder": _anchored(scenes.mask.folder, folder)})
+        scenes = scenes.model_copy(update={"mask": mask})
+    update = {"workspace": _anchored(settings.workspace, folder), "scenes": scenes}
+    return cast("Settings", settings.model_copy(update=update))
+
+
+def _anchored(path: Path, folder: Path) -> Path:
+    return (folder / path.expanduser()).resolve()

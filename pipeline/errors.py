@@ -1,0 +1,46 @@
+"""The few errors that a user can act on. Each text says the rule, what was found and what to do."""
+
+
+class CubecastError(Exception):
+    """Something that the user can mend; shown without a traceback."""
+
+
+class ConfigError(CubecastError):
+    """The configuration breaks a rule."""
+
+
+class SceneError(CubecastError):
+    """One scene cannot enter the cube; ``reason`` is the code kept in the ledger.
+
+    >>> str(SceneError("unreadable", "block 3 cannot be read"))
+    'unreadable: block 3 cannot be read'
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class StoreError(CubecastError):
+    """The cube cannot be created, opened or written."""
+
+
+class NotEnoughFramesError(CubecastError):
+    """Too few observed slots for what was asked."""
+
+
+class NoSkillError(CubecastError):
+    """A model does not beat the baseline that it must beat."""
+
+
+class ModelError(CubecastError):
+    """No usable model: none registered, or one that does not fit the product."""
+
+
+class PublishError(CubecastError):
+    """A forecast run fails a check and is not published."""
+
+
+class ServiceError(CubecastError):
+    """A server (Prefect, MLflow, dask) cannot be reached or started."""

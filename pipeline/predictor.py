@@ -1,0 +1,88 @@
+"""The seam between learning and everything else: a Context goes in, a Forecast comes out, both numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Source(IntEnum):
+    """What made a pixel of a forecast; the rungs of the ladder, best first. Stored in the quality file."""
+
+    NONE = 0
+    NETWORK = 1
+    EXTRAPOLATION = 2
+    PERSISTENCE = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """What a forecast may see: the newest observed frames up to the init time, oldest first.
+
+    Attributes:
+        values: ``(batch, frame, y, x, band)``, float32, in the units of the bands; NaN where missing.
+        validity: same shape, bool; False where a value is missing or flagged.
+        times: ``(batch, frame)``, int64, acquisition in seconds since 1970-01-01 UTC.
+        ages: ``(batch, frame)``, float32, init time minus acquisition, in slots.
+    """
+
+    values: NDArray[np.float32]
+    validity: NDArray[np.bool_]
+    times: NDArray[np.int64]
+    ages: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 5 or self.values.shape != self.validity.shape:
+            msg = f"values and validity are both (batch, frame, y, x, band), found {self.values.shape} and {self.validity.shape}"
+            raise ValueError(msg)
+        if self.times.shape != self.values.shape[:2] or self.ages.shape != self.values.shape[:2]:
+            msg = f"times and ages are (batch, frame) = {self.values.shape[:2]}, found {self.times.shape} and {self.ages.shape}"
+            raise ValueError(msg)
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """``(height, width)`` in pixels."""
+        return self.values.shape[2], self.values.shape[3]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """What a predictor says, for leads 1, 2, ... slots after the init time.
+
+    Attributes:
+        values: ``(batch, lead, quantity, y, x, band)``, float32, in the units of the bands; NaN where nothing is known.
+        source: ``(batch, lead, y, x)``, uint8, the :class:`Source` of each pixel.
+        age: ``(batch, lead, y, x)``, float32, age of the newest input behind each pixel at the init time, in slots; NaN
+            where there is none.
+        quantities: names along the quantity axis: ``mean``, later ``q10`` and so on.
+    """
+
+    values: NDArray[np.float32]
+    source: NDArray[np.uint8]
+    age: NDArray[np.float32]
+    quantities: tuple[str, ...] = ("mean",)
+
+    def __post_init__(self) -> None:
+        batch, lead, quantity, y, x, _ = self.values.shape
+        if self.source.shape != (batch, lead, y, x) or self.age.shape != (batch, lead, y, x):
+            msg = f"source and age are (batch, lead, y, x), found {self.source.shape} and {self.age.shape} beside {self.values.shape}"
+            raise ValueError(msg)
+        if quantity != len(self.quantities):
+            msg = f"{quantity} quantities in the values, {len(self.quantities)} names: {self.quantities}"
+            raise ValueError(msg)
+
+
+class Predictor(Protocol):
+    """Anything that forecasts: a network, a baseline, or a wrapper around another predictor."""
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """Forecast for leads 1 to ``horizon`` slots after the init time.
+
+        Raises:
+            NotEnoughFramesError: the context holds fewer frames than this predictor needs.
+        """
+        ...
