@@ -124,6 +124,9 @@ class BandSpec(Spec):
     nodata: float | None = Field(None, description="DN of a missing pixel (nan for floats); absent: all are valid")
     valid_min: float | None = Field(None, description="Smallest possible physical value")
     valid_max: float | None = Field(None, description="Largest possible physical value")
+    floor: float | None = Field(
+        None, description="Lower physical values count as this one (radar: no echo); nothing is changed in the cube"
+    )
     forecast: bool = Field(True, description="Forecast this band; false: input only")
 
     @model_validator(mode="after")
