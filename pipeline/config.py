@@ -6,6 +6,7 @@ Relative paths are relative to the configuration file.
 
 from __future__ import annotations
 
+import glob
 import re
 import tomllib
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from typing import Annotated, Any, Literal, Self, cast
 import numpy as np
 from odc.geo.geobox import GeoBox
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pyproj.exceptions import CRSError
 
 from pipeline.errors import ConfigError
 from pipeline.grid import geobox
@@ -24,6 +27,16 @@ from pipeline.times import TimeAxis
 
 INTEGER_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 FLOAT_TYPES = ("float32", "float64")
+
+# What strptime reads for a directive; without it `*{time}` could not tell where the time begins.
+DIRECTIVES = {
+    "Y": r"\d{4}",
+    **dict.fromkeys("mdHIMSy", r"\d{1,2}"),
+    "j": r"\d{1,3}",
+    "f": r"\d{1,6}",
+    "z": r"(?:Z|[+-]\d\d:?\d\d)",
+    "%": "%",
+}
 
 
 def _aware(time: datetime) -> datetime:
@@ -72,7 +85,9 @@ class SceneSpec(Spec):
 
     folder: Path = Field(description="Inbox of GeoTIFF scenes")
     pattern: str = Field(
-        "*{time}.tif", description="File name with {time} where the acquisition time stands; * matches anything"
+        "*{time}.tif",
+        description="File name with {time} where the acquisition time stands and {tile} where a tile's name does; "
+        "* is anything",
     )
     time_format: str = Field("%Y%m%dT%H%MZ", min_length=2, description="strptime format of {time}, UTC")
     time_tag: str | None = Field(None, description="TIFF tag with the acquisition time, instead of the file name")
@@ -86,8 +101,8 @@ class SceneSpec(Spec):
     @field_validator("pattern")
     @classmethod
     def _names_a_time(cls, pattern: str) -> str:
-        if pattern.count("{time}") > 1 or "/" in pattern:
-            msg = "is a file name with {time} at most once and no folder"
+        if pattern.count("{time}") > 1 or pattern.count("{tile}") > 1 or "/" in pattern:
+            msg = "is a file name with {time} and {tile} at most once each, and no folder"
             raise ValueError(msg)
         return pattern
 
@@ -101,13 +116,28 @@ class SceneSpec(Spec):
     @property
     def glob(self) -> str:
         """The pattern for a folder listing."""
-        return self.pattern.replace("{time}", "*")
+        escaped = glob.escape(self.pattern).replace("[*]", "*").replace("{time}", "*").replace("{tile}", "*")
+        return re.sub(r"\*+", "*", escaped)  # pathlib refuses ** inside a name
 
     def time_text(self, name: str) -> str | None:
         """What stands at {time} in a file name; None where the name does not match or has no time."""
-        parts = (".*?" if c == "*" else re.escape(c) for c in re.split(r"(\*)", self.pattern.replace("{time}", "\0")))
-        match = re.fullmatch("".join(parts).replace(re.escape("\0"), "(?P<time>.+?)"), name)
-        return None if match is None else match.groupdict().get("time")
+        return self._part(name, "time")
+
+    def tile_text(self, name: str) -> str:
+        """What stands at {tile} in a file name; empty where the name does not match or has no tile."""
+        return self._part(name, "tile") or ""
+
+    def _part(self, name: str, part: str) -> str | None:
+        time = ".+?" if self.time_tag else _strptime_regex(self.time_format)
+        wild = {"*": ".*?", "{time}": f"(?P<time>{time})", "{tile}": "(?P<tile>.+?)"}
+        pieces = re.split(r"(\*|\{time\}|\{tile\})", self.pattern)
+        match = re.fullmatch("".join(wild.get(piece, re.escape(piece)) for piece in pieces), name)
+        return None if match is None else match.groupdict().get(part)
+
+
+def _strptime_regex(time_format: str) -> str:
+    parts = (DIRECTIVES.get(d, ".+?") if d else re.escape(text) for d, text in re.findall("%(.)|([^%]+)", time_format))
+    return f"(?i:{''.join(parts)})"  # strptime minds no capitals
 
 
 class BandSpec(Spec):
@@ -137,7 +167,8 @@ class BandSpec(Spec):
         if self.dtype in INTEGER_TYPES and self.nodata is not None:
             info = np.iinfo(self.dtype)
             if not (float(self.nodata).is_integer() and info.min <= self.nodata <= info.max):
-                msg = f"nodata of a {self.dtype} band is a whole number from {info.min} to {info.max}, found {self.nodata}"
+                rule = f"nodata of a {self.dtype} band is a whole number from {info.min} to {info.max}"
+                msg = f"{rule}, found {self.nodata}"
                 raise ValueError(msg)
         return self
 
@@ -169,9 +200,13 @@ class GridSpec(Spec):
     def _known_crs(self) -> Self:
         try:
             self.geobox()
-        except Exception as error:
+        except CRSError as error:
             msg = f"crs is an authority code or WKT that PROJ knows: {error}"
             raise ValueError(msg) from None
+        a, b, _, d, e, _ = self.transform
+        if not abs(a * e - b * d) > 0:
+            msg = f"transform gives every pixel an area, found a, b, d, e = {a:g}, {b:g}, {d:g}, {e:g}"
+            raise ValueError(msg)
         return self
 
     def geobox(self) -> GeoBox:
@@ -184,6 +219,11 @@ class AxisSpec(Spec):
 
     origin: UtcTime = Field(description="Time of slot 0, UTC; older scenes are refused")
     cadence: timedelta = Field(gt=timedelta(0), description="From slot to slot (ISO 8601: PT5M, P1D)")
+
+    @model_validator(mode="after")
+    def _whole_seconds(self) -> Self:
+        self.axis()
+        return self
 
     def axis(self) -> TimeAxis:
         """The axis as a value."""
@@ -214,7 +254,9 @@ class MotionSpec(Spec):
 class TrainingSpec(Spec):
     """The attention ConvLSTM and how it is trained."""
 
-    patch: int = Field(4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost")
+    patch: int = Field(
+        4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost"
+    )
     filters: int = Field(24, ge=1, description="Channels of the ConvLSTM's state")
     attention_units: int = Field(16, ge=1, description="Channels of the additive attention")
     chip: int = Field(128, ge=16, description="Training chip (px)")
@@ -230,6 +272,11 @@ class ForecastSpec(Spec):
     """How forecasts are made and published."""
 
     tile: int = Field(1024, ge=64, description="Tile of a prediction (px); the network's reach is added around it")
+    delay: timedelta = Field(
+        timedelta(0),
+        ge=timedelta(0),
+        description="A hindcast sees what was available this long after its init time (ISO 8601)",
+    )
 
 
 class TrackingSpec(Spec):
@@ -242,7 +289,6 @@ class TrackingSpec(Spec):
 class ServiceSpec(Spec):
     """Addresses on this machine and beyond."""
 
-    dask_scheduler: str = Field("", description="Address of a dask scheduler; empty: threads of this process")
     prefect_port: int = Field(4200, ge=1024, le=65535, description="Port of `cubecast up`'s Prefect server")
     mlflow_port: int = Field(5000, ge=1024, le=65535, description="Port of `cubecast up`'s MLflow server")
 
@@ -322,7 +368,8 @@ class Settings(BaseSettings):
             msg = f"motion.band is one of the {len(self.bands)} bands, found {self.motion.band}"
             raise ValueError(msg)
         if self.samples.max_age < self.samples.context_frames - 1:
-            msg = f"samples.max_age holds the context: at least {self.samples.context_frames - 1}, found {self.samples.max_age}"
+            least = self.samples.context_frames - 1
+            msg = f"samples.max_age holds the context: at least {least}, found {self.samples.max_age}"
             raise ValueError(msg)
         if self.training.chip % self.training.patch:
             msg = f"training.chip is a multiple of training.patch ({self.training.patch}), found {self.training.chip}"
@@ -362,6 +409,11 @@ def parse(document: dict[str, Any], *, source: str, folder: Path) -> Settings:
         settings = Settings(**document)
     except ValidationError as error:
         raise ConfigError(_explain(error, source)) from None
+    except SettingsError as error:
+        msg = (
+            f"{source}: a CUBECAST_ environment variable cannot be read: {error} ({error.__cause__}). Mend or unset it"
+        )
+        raise ConfigError(msg) from None
     return _absolute(settings, folder)
 
 
@@ -380,12 +432,28 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, source: str) -> str:
-    lines = [f"{source}: {error.error_count()} value(s) break a rule:"]
-    for fault in error.errors():
+    faults = _own_faults(error.errors())
+    lines = [f"{source}: {len(faults)} value(s) break a rule:"]
+    for fault in faults:
         field = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-        value = "" if fault["type"] in {"missing", "value_error"} and isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+        value = (
+            ""
+            if fault["type"] in {"missing", "value_error"} and isinstance(fault["input"], dict)
+            else f" = {fault['input']!r}"
+        )
         lines.append(f"  {field}{value}: {_rule(fault['type'], fault['msg'])}")
     return "\n".join(lines)
+
+
+def _own_faults(faults: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without those that only follow from others: a tuple whose one member is wrong counts as too short."""
+    places = [fault["loc"] for fault in faults]
+
+    def follows(fault: ErrorDetails) -> bool:
+        depth = len(fault["loc"])
+        return fault["type"] == "too_short" and any(p[:depth] == fault["loc"] and len(p) > depth for p in places)
+
+    return [fault for fault in faults if not follows(fault)]
 
 
 def _rule(kind: str, message: str) -> str:

@@ -44,6 +44,12 @@ class Window:
             min(shape[1], self.x1 + margin),
         )
 
+    def intersection(self, other: Window) -> Window | None:
+        """What both windows share, or None."""
+        y0, y1 = max(self.y0, other.y0), min(self.y1, other.y1)
+        x0, x1 = max(self.x0, other.x0), min(self.x1, other.x1)
+        return Window(y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None
+
     def within(self, outer: Window) -> Window:
         """This window counted from the corner of ``outer``."""
         return Window(self.y0 - outer.y0, self.y1 - outer.y0, self.x0 - outer.x0, self.x1 - outer.x0)

@@ -37,10 +37,12 @@ class Context:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 5 or self.values.shape != self.validity.shape:
-            msg = f"values and validity are both (batch, frame, y, x, band), found {self.values.shape} and {self.validity.shape}"
+            found = f"{self.values.shape} and {self.validity.shape}"
+            msg = f"values and validity are both (batch, frame, y, x, band), found {found}"
             raise ValueError(msg)
         if self.times.shape != self.values.shape[:2] or self.ages.shape != self.values.shape[:2]:
-            msg = f"times and ages are (batch, frame) = {self.values.shape[:2]}, found {self.times.shape} and {self.ages.shape}"
+            found = f"{self.times.shape} and {self.ages.shape}"
+            msg = f"times and ages are (batch, frame) = {self.values.shape[:2]}, found {found}"
             raise ValueError(msg)
 
     @property
@@ -69,7 +71,8 @@ class Forecast:
     def __post_init__(self) -> None:
         batch, lead, quantity, y, x, _ = self.values.shape
         if self.source.shape != (batch, lead, y, x) or self.age.shape != (batch, lead, y, x):
-            msg = f"source and age are (batch, lead, y, x), found {self.source.shape} and {self.age.shape} beside {self.values.shape}"
+            found = f"{self.source.shape} and {self.age.shape} beside values {self.values.shape}"
+            msg = f"source and age are (batch, lead, y, x), found {found}"
             raise ValueError(msg)
         if quantity != len(self.quantities):
             msg = f"{quantity} quantities in the values, {len(self.quantities)} names: {self.quantities}"

@@ -1,0 +1,155 @@
+"""Fields split into scales, small ones at pixels and large ones at patches, with holes left out of every average."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+
+from models.frames import Shape, Tensor, fold, unfold
+
+ops: Any = keras.ops  # untyped: pyright takes the results of its functions for None
+SPLINE = np.array([1, 4, 6, 4, 1]) / 16  # cubic B-spline: standard deviation of one tap (Starck 1998, a-trous)
+COARSEST_PX = 16  # tap distance of the largest average; its standard deviation is then about 18 px
+LEAST_WEIGHT = 1e-6  # an average of hardly any valid pixel fades to zero instead of dividing by nothing
+
+
+def fine_dilations(patch: int) -> list[int]:
+    """Tap distances (px) of the averages that stay clearly smaller than a patch.
+
+    >>> fine_dilations(1), fine_dilations(4), fine_dilations(8)
+    ([], [1], [1, 2])
+    """
+    return [2**level for level in range(4) if 4 * 2**level <= patch]
+
+
+def coarse_dilations(patch: int) -> list[int]:
+    """Tap distances (patches) of the averages over patches.
+
+    >>> coarse_dilations(4), coarse_dilations(1)
+    ([1, 2, 4], [1, 2, 4, 8, 16])
+    """
+    return [2**level for level in range(5) if 2**level * patch <= COARSEST_PX]
+
+
+@keras.saving.register_keras_serializable(package="cubecast")
+class ScaleDetails(keras.layers.Layer):
+    """Differences between ever smoother versions of a field, which sum to the field.
+
+    The versions are the field, its averages over a few pixels, its mean over patches and averages of those; a pixel that
+    is not known counts in none of them (normalised convolution, Knutsson 1993). A shift of whole patches changes nothing.
+
+    Call with ``values`` and ``known`` (1 or 0), both ``(batch, y, x, channel)``; returns the small scales at pixels,
+    ``(batch, y, x, fine_scales * channel)``, and the large ones at patches, ``(batch, y / patch, x / patch,
+    coarse_scales * channel)``, scale by scale; the last one is the smoothest version itself. The small ones, plus the
+    large ones enlarged by ``enlarge``, sum to the values where known and to 0 elsewhere.
+
+    Args:
+        patch: side of a patch, pixels.
+    """
+
+    def __init__(self, patch: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.patch = patch
+        self.fine_scales = len(fine_dilations(patch)) + 1
+        self.coarse_scales = len(coarse_dilations(patch)) + 1
+        self.enlarge = keras.layers.UpSampling2D(patch, interpolation="bilinear", name="enlarge")
+
+    def call(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        seen = values * known
+        moments = ops.concatenate([seen, known], axis=-1)
+        blocks = ops.average_pool(moments, self.patch, self.patch)
+        coarse = [_mean(version) for version in _smoothed(blocks, coarse_dilations(self.patch))]
+        fine = [_mean(version) for version in _smoothed(moments, fine_dilations(self.patch))[1:]]
+        return _steps([seen, *fine, self.enlarge(coarse[0])]), _steps([*coarse, ops.zeros_like(coarse[0])])
+
+    def compute_output_shape(self, values_shape: Shape, known_shape: Shape) -> tuple[Shape, Shape]:
+        """``(batch, y, x, ...)`` and ``(batch, y / patch, x / patch, ...)``."""
+        batch, y, x, channels = values_shape
+        coarse = (batch, y and y // self.patch, x and x // self.patch, self.coarse_scales * channels)
+        return (batch, y, x, self.fine_scales * channels), coarse
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs."""
+        return {**super().get_config(), "patch": self.patch}
+
+
+def _smoothed(moments: Tensor, dilations: list[int]) -> list[Tensor]:
+    versions = [moments]
+    kernel = np.tile(np.outer(SPLINE, SPLINE)[:, :, None, None], (1, 1, moments.shape[-1], 1))
+    for dilation in dilations:
+        weights = ops.convert_to_tensor(kernel, dtype=moments.dtype)
+        versions.append(ops.depthwise_conv(versions[-1], weights, padding="same", dilation_rate=dilation))
+    return versions
+
+
+def _mean(moments: Tensor) -> Tensor:
+    total, weight = ops.split(moments, 2, axis=-1)
+    return total / ops.maximum(weight, LEAST_WEIGHT)
+
+
+def _steps(versions: list[Tensor]) -> Tensor:
+    return ops.concatenate([sharp - smooth for sharp, smooth in pairwise(versions)], axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="cubecast")
+class ScaleHead(keras.layers.Layer):
+    """Forecast as the newest field, each of its scales damped and its tendency followed, plus a correction.
+
+    ``forecast_l = newest - sum_s g_{l,s} * detail_s + correction_l`` over the scales ``s`` of the newest field and of its
+    rate of change. A gate ``g`` is a constant of the lead plus a projection of the features of its patch, smoothly
+    enlarged. Every weight starts at zero, so an untrained head returns the newest field exactly.
+
+    Call with ``features`` ``(batch, lead, y / patch, x / patch, channel)`` and ``values`` and ``known`` ``(batch, y, x,
+    2 * bands)`` of :class:`models.frames.NewestValid`; returns ``(batch, lead, y, x, bands)``.
+
+    Args:
+        bands: number of bands of the forecast.
+        patch: side of a patch, pixels.
+    """
+
+    def __init__(self, bands: int, patch: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bands = bands
+        self.patch = patch
+        self.details = ScaleDetails(patch, name="details")
+        self.gate_count = 2 * bands * (self.details.fine_scales + self.details.coarse_scales)
+        self.gates = keras.layers.Conv2D(self.gate_count, 1, use_bias=False, kernel_initializer="zeros", name="gates")
+        self.correction = keras.layers.Conv2DTranspose(
+            bands, patch, strides=patch, kernel_initializer="zeros", name="correction"
+        )  # a dense layer, then depth to space
+
+    def build(self, input_shape: Shape) -> None:
+        """Weights for features of ``input_shape``."""
+        _, leads, _, _, channels = input_shape
+        self.gates.build((None, None, None, channels))
+        self.correction.build((None, None, None, channels))
+        self.lead_gates = self.add_weight(shape=(leads, self.gate_count), initializer="zeros", name="lead_gates")
+
+    def call(self, features: Tensor, values: Tensor, known: Tensor) -> Tensor:
+        """See the class."""
+        leads, patches = features.shape[1], fold(features)
+        gates = unfold(self.gates(patches), leads) + self.lead_gates[:, None, None, :]
+        fine, coarse = self.details(values, known)
+        fine_gates, coarse_gates = ops.split(gates, [fine.shape[-1]], axis=-1)
+        damping = self._gated(self._enlarged(fine_gates), fine) + self._enlarged(self._gated(coarse_gates, coarse))
+        return values[:, None, ..., : self.bands] - damping + unfold(self.correction(patches), leads)
+
+    def compute_output_shape(self, features_shape: Shape, values_shape: Shape, known_shape: Shape) -> Shape:
+        """``(batch, lead, y, x, bands)``."""
+        batch, y, x, _ = values_shape
+        return batch, features_shape[1], y, x, self.bands
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs."""
+        return {**super().get_config(), "bands": self.bands, "patch": self.patch}
+
+    def _enlarged(self, sequence: Tensor) -> Tensor:
+        return unfold(self.details.enlarge(fold(sequence)), sequence.shape[1])
+
+    def _gated(self, gates: Tensor, details: Tensor) -> Tensor:
+        sum_of_scales = np.tile(np.eye(self.bands), (details.shape[-1] // self.bands, 1))
+        return ops.matmul(gates * details[:, None], ops.convert_to_tensor(sum_of_scales, dtype=gates.dtype))

@@ -1,0 +1,111 @@
+"""What a model must beat, and what stands in where it has no answer: persistence, extrapolation, the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import MotionSpec
+from pipeline.errors import NotEnoughFramesError
+from pipeline.lagrangian import Advected
+from pipeline.predictor import Context, Forecast, Predictor, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """Nothing changes: each pixel and band keeps its newest valid value, at every lead."""
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :meth:`pipeline.predictor.Predictor.predict`."""
+        if not context.values.shape[1]:
+            msg = "persistence needs at least 1 context frame, found 0: ingest newer scenes or raise samples.max_age"
+            raise NotEnoughFramesError(msg)
+        values, ages = _newest(context)
+        known = np.isfinite(values).any(axis=-1)
+        source = np.where(known, np.uint8(Source.PERSISTENCE), np.uint8(Source.NONE))
+        age = np.fmin.reduce(ages, axis=-1)
+        return Forecast(
+            values=np.repeat(values[:, None, None], horizon, axis=1),
+            source=np.repeat(source[:, None], horizon, axis=1),
+            age=np.repeat(age[:, None], horizon, axis=1),
+        )
+
+
+def extrapolation(spec: MotionSpec) -> Advected:
+    """Nothing changes but its place: persistence along the flow; NaN where the flow comes from outside the frame."""
+    return Advected(Persistence(), spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Predictors from the best to the surest: what one leaves unknown, the next one fills.
+
+    A pixel that several rungs made (bands or quantities of different origin) carries the lowest one's source and the
+    greatest age. A rung that lacks frames is left out; a quantity that it does not give stays NaN where it fills in.
+
+    Attributes:
+        predictors: the rungs, best first.
+    """
+
+    predictors: tuple[Predictor, ...]
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :meth:`pipeline.predictor.Predictor.predict`; raises only where every rung lacks frames."""
+        answers = self._answers(context, horizon)
+        forecast = next(answers, None)
+        if forecast is None:
+            msg = (
+                f"no predictor of the ladder can do with {context.values.shape[1]} context frames: "
+                "ingest newer scenes or raise samples.max_age"
+            )
+            raise NotEnoughFramesError(msg)
+        while np.isnan(forecast.values).any() and (rung := next(answers, None)) is not None:
+            forecast = fill(forecast, rung)
+        return forecast
+
+    def _answers(self, context: Context, horizon: int) -> Iterator[Forecast]:
+        for predictor in self.predictors:
+            answer = _attempt(predictor, context, horizon)
+            if answer is not None:
+                yield answer
+
+
+def fill(forecast: Forecast, rung: Forecast) -> Forecast:
+    """``forecast`` with what it leaves unknown taken from ``rung``, quantity by quantity; see :class:`Ladder`."""
+    offered = _quantities(rung, forecast.quantities)
+    gaps = np.isnan(forecast.values) & ~np.isnan(offered)
+    touched = gaps.any(axis=(2, 5))
+    return replace(
+        forecast,
+        values=np.where(gaps, offered, forecast.values),
+        source=np.where(touched, np.maximum(forecast.source, rung.source), forecast.source),
+        age=np.where(touched, np.fmax(forecast.age, rung.age), forecast.age),
+    )
+
+
+def _newest(context: Context) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Newest valid value and its age, both ``(batch, y, x, band)``; NaN where no frame has one."""
+    values = np.full_like(context.values[:, 0], np.nan)
+    ages = np.full_like(values, np.nan)
+    for frame in range(context.values.shape[1]):
+        valid = context.validity[:, frame] & np.isfinite(context.values[:, frame])
+        values = np.where(valid, context.values[:, frame], values)
+        ages = np.where(valid, context.ages[:, frame, None, None, None], ages)
+    return values, ages
+
+
+def _quantities(forecast: Forecast, names: tuple[str, ...]) -> NDArray[np.float32]:
+    """Values in the order of ``names``; NaN where ``forecast`` does not give one."""
+    missing = np.full_like(forecast.values[:, :, 0], np.nan)
+    given = {name: forecast.values[:, :, i] for i, name in enumerate(forecast.quantities)}
+    return np.stack([given.get(name, missing) for name in names], axis=2)
+
+
+def _attempt(predictor: Predictor, context: Context, horizon: int) -> Forecast | None:
+    try:
+        return predictor.predict(context, horizon)
+    except NotEnoughFramesError:
+        return None

@@ -1,0 +1,230 @@
+"""A predictor over whole scenes: normalised, in tiles, with lower rungs where it knows nothing; then published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.baselines import Extrapolation, Ladder, Persistence
+from pipeline.catalog import publish
+from pipeline.config import BandSpec, Settings
+from pipeline.cube import Cube, open_cube
+from pipeline.errors import NotEnoughFramesError
+from pipeline.grid import Window, tiles
+from pipeline.normalise import Statistics
+from pipeline.predictor import Context, Forecast, Predictor
+from pipeline.record import ModelRef, RunRecord
+from pipeline.samples import Sample, read_context, sample
+from pipeline.store import CubeStore
+from pipeline.times import parse_time
+
+
+@dataclass(frozen=True, slots=True)
+class Normalised:
+    """A predictor that works on standardised values, for contexts in the units of the bands.
+
+    Attributes:
+        inner: the predictor.
+        statistics: of all bands of the context.
+        forecast_bands: which of them the predictor answers for, counted from 0.
+    """
+
+    inner: Predictor
+    statistics: Statistics
+    forecast_bands: tuple[int, ...]
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :class:`~pipeline.predictor.Predictor`."""
+        scaled = Context(self.statistics.scale(context.values), context.validity, context.times, context.ages)
+        said = self.inner.predict(scaled, horizon)
+        values = self.statistics.of_bands(self.forecast_bands).unscale(said.values)
+        return Forecast(values, said.source, said.age, said.quantities)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """A predictor run tile by tile, so that memory does not grow with the scene.
+
+    Each tile sees ``halo`` pixels around it, as far as the predictor can look, so the result equals the one made whole.
+
+    Attributes:
+        inner: the predictor.
+        size: pixels a side, a multiple of ``step``.
+        halo: how far an output pixel can see, in pixels.
+        step: tiles and their halos start at multiples of this, because the predictor works on patches.
+    """
+
+    inner: Predictor
+    size: int
+    halo: int
+    step: int = 1
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :class:`~pipeline.predictor.Predictor`."""
+        shape = context.grid_shape
+        if max(shape) <= self.size:
+            return self.inner.predict(context, horizon)
+        whole: Forecast | None = None
+        margin = _round_up(self.halo, self.step)
+        for window in tiles(shape, _round_up(self.size, self.step)):
+            outer = window.grown(margin, shape)
+            said = self.inner.predict(crop(context, outer), horizon)
+            whole = whole or _blank(said, shape)
+            _place(whole, said, window, outer)
+        assert whole is not None
+        return whole
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def crop(context: Context, window: Window) -> Context:
+    """A window of a context."""
+    rows, columns = window.slices
+    return Context(
+        context.values[:, :, rows, columns], context.validity[:, :, rows, columns], context.times, context.ages
+    )
+
+
+def _blank(like: Forecast, shape: tuple[int, int]) -> Forecast:
+    batch, lead, quantity, _, _, band = like.values.shape
+    return Forecast(
+        np.full((batch, lead, quantity, *shape, band), np.nan, np.float32),
+        np.zeros((batch, lead, *shape), np.uint8),
+        np.full((batch, lead, *shape), np.nan, np.float32),
+        like.quantities,
+    )
+
+
+def _place(whole: Forecast, part: Forecast, window: Window, outer: Window) -> None:
+    rows, columns = window.slices
+    inner_rows, inner_columns = window.within(outer).slices
+    whole.values[:, :, :, rows, columns] = part.values[:, :, :, inner_rows, inner_columns]
+    whole.source[:, :, rows, columns] = part.source[:, :, inner_rows, inner_columns]
+    whole.age[:, :, rows, columns] = part.age[:, :, inner_rows, inner_columns]
+
+
+@dataclass(frozen=True, slots=True)
+class OfBands:
+    """A predictor of all bands, of which only some are wanted.
+
+    Attributes:
+        inner: the predictor.
+        bands: indices of the wanted bands, counted from 0.
+    """
+
+    inner: Predictor
+    bands: tuple[int, ...]
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :class:`~pipeline.predictor.Predictor`."""
+        said = self.inner.predict(context, horizon)
+        return Forecast(said.values[..., list(self.bands)], said.source, said.age, said.quantities)
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """A predictor for forecast bands on whole grids, and which model it is."""
+
+    predictor: Predictor
+    ref: ModelRef
+
+
+def forecast_bands(settings: Settings) -> tuple[int, ...]:
+    """Indices of the bands that are forecast, counted from 0."""
+    return tuple(index for index, band in enumerate(settings.bands) if band.forecast)
+
+
+def baselines(settings: Settings) -> dict[str, Predictor]:
+    """The references of every score, for the forecast bands: persistence, and extrapolation filled up by it."""
+    bands = forecast_bands(settings)
+    still = OfBands(Persistence(), bands)
+    return {"persistence": still, "extrapolation": Ladder((OfBands(Extrapolation(settings.motion), bands), still))}
+
+
+def ladder(settings: Settings, champion: Champion | None) -> Predictor:
+    """The champion where it knows something, extrapolation elsewhere, persistence where that fails too."""
+    below = baselines(settings)["extrapolation"]
+    return below if champion is None else Ladder((champion.predictor, below))
+
+
+def choose_init(cube: Cube, init: datetime | None) -> int:
+    """The slot to forecast from: the one nearest to ``init``, or the newest observed one.
+
+    Raises:
+        NotEnoughFramesError: the cube is empty, or starts after ``init``.
+    """
+    observed = cube.observed()
+    if len(observed) == 0:
+        msg = "a forecast starts from an observed slot, the cube has none: ingest scenes"
+        raise NotEnoughFramesError(msg)
+    if init is None:
+        return int(observed[-1])
+    slot = cube.layout.axis.slot(init)
+    if slot < observed[0]:
+        first = cube.layout.axis.valid_time(int(observed[0]))
+        msg = f"an init time lies within the cube: {init:%Y-%m-%d %H:%M}Z is before its first scene, {first:%Y-%m-%d %H:%M}Z"
+        raise NotEnoughFramesError(msg)
+    return slot
+
+
+def forecast(settings: Settings, champion: Champion | None, *, init: datetime | None = None) -> Path:
+    """Makes and publishes one run; the same run again is a no-op.
+
+    Args:
+        settings: the product.
+        champion: the model to use; None: extrapolation.
+        init: for a hindcast, which sees only what was available then; None: from the newest scene.
+
+    Returns:
+        Folder of the published run.
+
+    Raises:
+        NotEnoughFramesError: nothing to start from.
+        PublishError: the run fails a check.
+    """
+    newest = open_cube(CubeStore(settings.paths.cube))
+    slot = choose_init(newest, init)
+    as_of = None if init is None else newest.layout.axis.valid_time(slot) + settings.forecast.delay
+    cube = open_cube(CubeStore(settings.paths.cube), snapshot=newest.snapshot, as_of=as_of)
+    situation = sample(cube.observed(), slot, settings.samples)
+    if not situation.context:
+        time = cube.layout.axis.valid_time(slot)
+        msg = (
+            f"a forecast sees at least one scene of the last {settings.samples.max_age} slots before its init time, "
+            f"found none before {time:%Y-%m-%d %H:%M}Z: ingest newer scenes or raise samples.max_age"
+        )
+        raise NotEnoughFramesError(msg)
+    said = ladder(settings, champion).predict(read_context(cube, situation, settings.samples), settings.samples.horizon)
+    run = _record(settings, champion, cube, situation)
+    bands = [settings.bands[index] for index in forecast_bands(settings)]
+    return publish(said, run, settings.product, bands, cube.layout.grid, settings.paths.forecasts, checks={})
+
+
+def _record(settings: Settings, champion: Champion | None, cube: Cube, situation: Sample) -> RunRecord:
+    scenes = tuple(scene.id for scene in cube.scenes(situation.context))
+    model = ModelRef("extrapolation", "1", "extrapolation") if champion is None else champion.ref
+    specification: dict[str, Any] = {
+        "as_of": None if cube.as_of is None else cube.as_of.isoformat(),
+        "samples": settings.samples.model_dump(mode="json"),
+        "motion": settings.motion.model_dump(mode="json"),
+        "tile": settings.forecast.tile,
+    }
+    return RunRecord(
+        product=settings.product.name,
+        init=cube.layout.axis.valid_time(situation.init),
+        cadence=cube.layout.axis.cadence,
+        model=model,
+        snapshot=cube.snapshot,
+        scenes=scenes,
+        specification=json.dumps(specification, sort_keys=True),
+        code_version=version("cubecast"),
+    )

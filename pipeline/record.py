@@ -1,0 +1,174 @@
+"""What a forecast run is made of, and the names that follow from it: run key, folders, files, tags."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from odc.geo.geobox import GeoBox
+
+from pipeline.config import BandSpec, ProductSpec
+from pipeline.times import minutes, stamp
+
+MANIFEST = "run.json"
+KEY_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which model made a run: its registered name and version, and the rung of the ladder that it stands for."""
+
+    name: str
+    version: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Everything that decides what a run says, apart from the product that it belongs to.
+
+    Attributes:
+        init: the slot that the run is issued for, UTC.
+        cadence: from slot to slot, whole minutes; lead ``n`` is ``n * cadence``.
+        model: what made it.
+        snapshot: commit of the cube that it read.
+        scenes: ids of the scenes in its context, oldest first.
+        specification: JSON of every setting that decides the values and that no other field holds: context, horizon,
+            motion, tiles, calibration.
+        code_version: version of cubecast.
+    """
+
+    init: datetime
+    cadence: timedelta
+    model: ModelRef
+    snapshot: str
+    scenes: tuple[str, ...]
+    specification: str
+    code_version: str
+
+    def __post_init__(self) -> None:
+        if self.init.utcoffset() != timedelta(0):
+            msg = f"the init time of a run is in UTC, found {self.init.isoformat()}: add a Z"
+            raise ValueError(msg)
+        if self.cadence < timedelta(minutes=1) or self.cadence % timedelta(minutes=1):
+            msg = f"the cadence of a run is whole minutes, because lead times name its files, found {self.cadence}"
+            raise ValueError(msg)
+        json.loads(self.specification)
+
+    def lead(self, number: int) -> Lead:
+        """Lead ``number``, from 1."""
+        return Lead(minutes(number * self.cadence), self.init + number * self.cadence)
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """One step of a run.
+
+    >>> Lead(5, datetime(2020, 4, 1, 13, 15)).name
+    'lead-0005m'
+    """
+
+    minutes: int
+    valid_time: datetime
+
+    @property
+    def name(self) -> str:
+        """How its files begin."""
+        return f"lead-{self.minutes:04d}m"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """In what form and where the runs of one product come out.
+
+    Attributes:
+        product: name and terms of use.
+        bands: the forecast's bands, in the order of its band axis.
+        grid: the forecast's grid.
+        root: folder of published runs.
+    """
+
+    product: ProductSpec
+    bands: tuple[BandSpec, ...]
+    grid: GeoBox
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """The product's folder."""
+        return self.root / self.product.name
+
+    @property
+    def stored_bands(self) -> tuple[BandSpec, ...]:
+        """The bands as a file stores them: as the scenes do, or as float32 where their types or fills differ.
+
+        A GeoTIFF has one type and one nodata for all its bands.
+        """
+        kinds = {(band.dtype, repr(band.fill)) for band in self.bands}  # repr: NaN equals no NaN
+        if len(kinds) == 1:
+            return self.bands
+        plain = {"dtype": "float32", "nodata": None, "scale": 1.0, "offset": 0.0}
+        return tuple(band.model_copy(update=plain) for band in self.bands)
+
+
+def run_key(run: RunRecord, outlet: Outlet) -> str:
+    """Twelve hexadecimal digits over everything that decides a run's bytes; the time of its making is not among it."""
+    facts = {
+        "run": asdict(run) | {"specification": json.loads(run.specification)},
+        "product": outlet.product.model_dump(),
+        "bands": [band.model_dump() for band in outlet.bands],
+        "grid": grid_facts(outlet.grid),
+    }
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def run_folder(run: RunRecord, outlet: Outlet) -> Path:
+    """Where the run is published."""
+    return outlet.folder / f"{run.init:%Y/%m/%d}" / stamp(run.init) / run_key(run, outlet)
+
+
+def grid_facts(grid: GeoBox) -> dict[str, Any]:
+    """A grid as JSON: CRS (WKT), affine transform and ``[height, width]``."""
+    crs = None if grid.crs is None else grid.crs.to_wkt()
+    return {"crs": crs, "transform": list(grid.transform)[:6], "shape": list(grid.shape)}
+
+
+def iso(time: datetime) -> str:
+    """A UTC time as tags and items carry it.
+
+    >>> from datetime import UTC
+    >>> iso(datetime(2020, 4, 1, 13, 10, tzinfo=UTC))
+    '2020-04-01T13:10:00Z'
+    """
+    return time.isoformat().replace("+00:00", "Z")
+
+
+def lead_tags(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, str]:
+    """Dataset tags of a lead's files.
+
+    The baseline TIFF tags (TIFF 6.0, section 8) are those that programs show without being asked.
+    """
+    product = outlet.product
+    return {
+        "product": product.name,
+        "init_time": iso(run.init),
+        "valid_time": iso(lead.valid_time),
+        "lead_minutes": str(lead.minutes),
+        "run_key": run_key(run, outlet),
+        "model": run.model.name,
+        "model_version": run.model.version,
+        "model_source": run.model.source,
+        "snapshot": run.snapshot,
+        "scenes": json.dumps(run.scenes, ensure_ascii=False),
+        "licence": product.licence,
+        "attribution": product.attribution,
+        "TIFFTAG_DATETIME": f"{lead.valid_time:%Y:%m:%d %H:%M:%S}",
+        "TIFFTAG_SOFTWARE": f"cubecast {run.code_version}",
+        "TIFFTAG_COPYRIGHT": product.attribution or product.licence,
+        "TIFFTAG_IMAGEDESCRIPTION": product.title or product.name,
+    }

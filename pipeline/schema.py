@@ -1,0 +1,287 @@
+"""The cube's schema: which arrays stand where, with which chunks, codecs and attributes.
+
+One Zarr v3 group per kind of band (same type, scale, offset and fill), each a CF dataset of its own::
+
+    /                 schema_version, layout
+    /int16/           data (time, band, y, x), quality (time, y, x), acquired (time), time, band, y, x, spatial_ref
+    /scenes/          one row for every scene that is or was in the cube
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.config import AxisSpec, BandSpec, GridSpec, Settings
+from pipeline.errors import StoreError
+from pipeline.quality import Quality
+from pipeline.times import TimeAxis
+
+SCHEMA_VERSION = 1
+CHUNK = 256  # pixels a side; a slot is written once and whole, so one slot a chunk
+ROWS_CHUNK = 1024  # scenes a chunk of the scenes table
+UNKNOWN_TIME = np.iinfo(np.int64).min
+
+SCENE_COLUMNS: dict[str, Any] = {
+    "source": str,
+    "tile": str,
+    "acquired": np.int64,
+    "available_at": np.int64,
+    "revision": str,
+    "sha256": str,
+    "slot": np.int64,
+    "valid_fraction": np.float32,
+    "superseded": np.bool_,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BandGroup:
+    """Bands that share an array: equal type, scale, offset and fill."""
+
+    name: str
+    bands: tuple[BandSpec, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the DN."""
+        return np.dtype(self.bands[0].dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything that fixes the arrays of a cube; kept in its root attributes."""
+
+    product: str
+    bands: tuple[BandSpec, ...]
+    grid_spec: GridSpec
+    axis_spec: AxisSpec
+
+    @classmethod
+    def of(cls, settings: Settings) -> Layout:
+        """The layout that a configuration asks for."""
+        return cls(settings.product.name, settings.bands, settings.grid, settings.axis)
+
+    @property
+    def grid(self) -> GeoBox:
+        """The cube's grid."""
+        return self.grid_spec.geobox()
+
+    @property
+    def axis(self) -> TimeAxis:
+        """The cube's time axis."""
+        return self.axis_spec.axis()
+
+    @property
+    def groups(self) -> tuple[BandGroup, ...]:
+        """Band groups, named by their type; a second group of a type gets a number."""
+        kinds = groupby(sorted(self.bands, key=_kind), key=_kind)
+        members = [tuple(bands) for _, bands in kinds]
+        names: list[str] = []
+        for bands in members:
+            same = sum(name.split("-")[0] == bands[0].dtype for name in names)
+            names.append(bands[0].dtype if not same else f"{bands[0].dtype}-{same + 1}")
+        return tuple(BandGroup(name, bands) for name, bands in zip(names, members, strict=True))
+
+    def to_attributes(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "product": self.product,
+            "bands": [_json_band(band) for band in self.bands],
+            "grid": self.grid_spec.model_dump(mode="json"),
+            "axis": self.axis_spec.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_attributes(cls, attributes: dict[str, Any]) -> Layout:
+        """The inverse of :meth:`to_attributes`."""
+        return cls(
+            attributes["product"],
+            tuple(BandSpec.model_validate(band) for band in attributes["bands"]),
+            GridSpec.model_validate(attributes["grid"]),
+            AxisSpec.model_validate(attributes["axis"]),
+        )
+
+
+def create(root: zarr.Group, layout: Layout) -> None:
+    """Makes the empty arrays of a cube."""
+    root.attrs.update({"schema_version": SCHEMA_VERSION, "layout": layout.to_attributes()})
+    for group in layout.groups:
+        _create_group(root.create_group(group.name), group, layout)
+    _create_scenes(root.create_group("scenes"))
+
+
+def check(root: zarr.Group, layout: Layout) -> None:
+    """Raises StoreError where a cube was made for another layout."""
+    found = read(root)
+    for what in ("product", "bands", "grid", "axis"):
+        asked, stored = layout.to_attributes()[what], found.to_attributes()[what]
+        if asked != stored:
+            msg = (
+                f"a cube keeps the {what} it was made with. Configured: {asked}. In the cube: {stored}. "
+                "Restore the old configuration, or choose another workspace and ingest again."
+            )
+            raise StoreError(msg)
+
+
+def read(root: zarr.Group) -> Layout:
+    """The layout that a cube was made with.
+
+    Raises:
+        StoreError: no cube of ours, or of a newer schema.
+    """
+    version = root.attrs.get("schema_version")
+    if version != SCHEMA_VERSION:
+        msg = f"this cubecast reads cubes of schema_version {SCHEMA_VERSION}, found {version}: update cubecast"
+        raise StoreError(msg)
+    return Layout.from_attributes(cast("dict[str, Any]", root.attrs["layout"]))
+
+
+def _kind(band: BandSpec) -> tuple[str, float, float, str]:
+    return band.dtype, band.scale, band.offset, str(band.fill)
+
+
+def _json_band(band: BandSpec) -> dict[str, Any]:
+    """JSON has no NaN."""
+    dumped = band.model_dump(mode="json")
+    if band.nodata is not None:
+        dumped["nodata"] = str(band.nodata)
+    return dumped
+
+
+def _compressors() -> list[Any]:
+    """The checksum makes a flipped bit an error: without it 104 of 120 flips read back as other numbers, silently."""
+    return [BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()]
+
+
+def _create_group(arrays: zarr.Group, group: BandGroup, layout: Layout) -> None:
+    grid = layout.grid
+    tile = (min(CHUNK, grid.height), min(CHUNK, grid.width))
+    shape = (0, len(group.bands), grid.height, grid.width)
+    data = arrays.create_array(
+        "data",
+        shape=shape,
+        chunks=(1, len(group.bands), *tile),
+        dtype=group.dtype,
+        fill_value=group.dtype.type(group.bands[0].fill),
+        compressors=_compressors(),
+        dimension_names=("time", "band", "y", "x"),
+    )
+    data.attrs.update(_data_attributes(group))
+    quality = arrays.create_array(
+        "quality",
+        shape=(0, *shape[2:]),
+        chunks=(1, *tile),
+        dtype="uint8",
+        fill_value=int(Quality.MISSING),  # a slot without a scene is missing, not good
+        compressors=_compressors(),
+        dimension_names=("time", "y", "x"),
+    )
+    quality.attrs.update(
+        {
+            "flag_masks": [int(flag) for flag in Quality],
+            "flag_meanings": " ".join(str(flag.name).lower() for flag in Quality),
+            "grid_mapping": "spatial_ref",
+        }
+    )
+    _create_coordinates(arrays, group, grid)
+
+
+def _data_attributes(group: BandGroup) -> dict[str, Any]:
+    band = group.bands[0]
+    units = [band.units for band in group.bands]
+    fill = group.dtype.type(band.fill).item()
+    # xarray keeps a float's fill as base64 of its bytes, because JSON has no NaN
+    encoded = base64.b64encode(struct.pack("<d", fill)).decode() if group.dtype.kind == "f" else fill
+    attributes = {"_FillValue": encoded, "grid_mapping": "spatial_ref", "band_units": units}
+    if band.scale != 1 or band.offset != 0:
+        attributes |= {"scale_factor": band.scale, "add_offset": band.offset}
+    return attributes | ({"units": units[0]} if len(set(units)) == 1 else {})
+
+
+def _create_coordinates(arrays: zarr.Group, group: BandGroup, grid: GeoBox) -> None:
+    def put(name: str, values: NDArray, chunks: int, **attributes: Any) -> None:
+        array = arrays.create_array(
+            name,
+            shape=values.shape,
+            chunks=(max(1, chunks),) * values.ndim,
+            dtype=str if values.dtype.kind in "UO" else values.dtype,
+            compressors=_compressors() if values.ndim else None,
+            dimension_names=(name,) if name not in {"acquired", "spatial_ref"} else ("time",)[: values.ndim],
+            **({"fill_value": UNKNOWN_TIME} if name == "acquired" else {}),
+        )
+        array[...] = values
+        array.attrs.update(attributes)
+
+    epoch = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"}
+    none = np.empty(0, np.int64)
+    put("time", none, 4096, standard_name="time", axis="T", **epoch)
+    put(
+        "acquired", none, 4096, long_name="exact acquisition time of the slot's scene", _FillValue=UNKNOWN_TIME, **epoch
+    )
+    put("band", np.array([band.name for band in group.bands], dtype=object), len(group.bands))
+    for name, axis in (("y", "Y"), ("x", "X")):
+        values = _pixel_centres(grid, name)
+        put(name, values, len(values), axis=axis, **_coordinate_attributes(grid, axis))
+    put("spatial_ref", np.array(0, np.int32), 1, **_grid_mapping(grid))
+    arrays.attrs.update(_geozarr(grid))
+
+
+def _pixel_centres(grid: GeoBox, name: str) -> NDArray[np.float64]:
+    t = grid.transform
+    if name == "y":
+        return t.f + (np.arange(grid.height) + 0.5) * t.e
+    return t.c + (np.arange(grid.width) + 0.5) * t.a
+
+
+def _coordinate_attributes(grid: GeoBox, axis: str) -> dict[str, str]:
+    if grid.crs is not None and grid.crs.geographic:
+        return (
+            {"standard_name": "latitude", "units": "degrees_north"}
+            if axis == "Y"
+            else {
+                "standard_name": "longitude",
+                "units": "degrees_east",
+            }
+        )
+    return {"standard_name": f"projection_{axis.lower()}_coordinate", "units": "m"}
+
+
+def _grid_mapping(grid: GeoBox) -> dict[str, Any]:
+    """CF grid mapping, with the WKT and the transform as GDAL and rioxarray read them."""
+    wkt = _wkt(grid)
+    t = grid.transform
+    return {"crs_wkt": wkt, "spatial_ref": wkt, "GeoTransform": f"{t.c!r} {t.a!r} {t.b!r} {t.f!r} {t.d!r} {t.e!r}"}
+
+
+def _geozarr(grid: GeoBox) -> dict[str, Any]:
+    epsg = grid.crs.epsg if grid.crs is not None else None
+    code = {"proj:code": f"EPSG:{epsg}"} if epsg else {"proj:wkt2": _wkt(grid)}
+    return code | {
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform": list(grid.transform)[:6],
+        "spatial:shape": list(grid.shape),
+    }
+
+
+def _wkt(grid: GeoBox) -> str:
+    if grid.crs is None:
+        msg = "a cube's grid has a CRS"
+        raise StoreError(msg)
+    return grid.crs.to_wkt()
+
+
+def _create_scenes(table: zarr.Group) -> None:
+    for name, kind in SCENE_COLUMNS.items():
+        table.create_array(
+            name, shape=(0,), chunks=(ROWS_CHUNK,), dtype=kind, compressors=_compressors(), dimension_names=("scene",)
+        )

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from models.frames import NewestValid, PatchMask, fold, unfold
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def newest_valid(frames, validity, ages, bands=(0,)):
+    values, known = NewestValid(bands)(frames, validity, ages)
+    return np.asarray(values), np.asarray(known)
+
+
+def series(values, valid, ages):
+    def shaped(numbers):
+        return np.array(numbers, "float32").reshape(1, -1, 1, 1, 1)
+
+    frames = shaped(values) * shaped(valid)
+    found, known = newest_valid(frames, shaped(valid), np.array([ages], "float32"))
+    return found.ravel().tolist(), known.ravel().tolist()
+
+
+def test_unfold_undoes_fold(rng) -> None:
+    sequence = rng.normal(size=(2, 3, 4, 5, 6)).astype("float32")
+    np.testing.assert_array_equal(np.asarray(unfold(fold(sequence), 3)), sequence)
+
+
+@pytest.mark.parametrize(
+    ("valid", "newest_and_rate", "known"),
+    [
+        ([1, 1, 1], [7, 4], [1, 1]),
+        ([1, 1, 0], [3, 1], [1, 1]),
+        ([1, 0, 1], [7, 2], [1, 1]),
+        ([0, 1, 0], [3, 0], [1, 0]),
+        ([0, 0, 0], [0, 0], [0, 0]),
+    ],
+)
+def test_newest_valid_value_and_its_rate_a_slot_skip_what_is_missing(valid, newest_and_rate, known) -> None:
+    assert series([1, 3, 7], valid, ages=[3, 1, 0]) == (newest_and_rate, known)
+
+
+def test_two_acquisitions_of_nearly_one_time_do_not_blow_up_the_rate() -> None:
+    assert series([1, 2], [1, 1], ages=[0.01, 0])[0] == [2, 2]
+
+
+def test_bands_are_chosen_in_the_order_asked(rng) -> None:
+    frames = rng.normal(size=(2, 3, 4, 4, 3)).astype("float32")
+    ages = np.tile(np.array([2, 1, 0], "float32"), (2, 1))
+    values, _ = newest_valid(frames, np.ones_like(frames), ages, bands=(2, 0))
+    np.testing.assert_array_equal(values[..., :2], frames[:, -1][..., [2, 0]])
+    np.testing.assert_allclose(values[..., 2:], (frames[:, -1] - frames[:, -2])[..., [2, 0]], atol=1e-6)
+
+
+def test_a_patch_is_usable_as_soon_as_one_pixel_of_one_band_is() -> None:
+    validity = np.zeros((1, 2, 4, 8, 2), "float32")
+    validity[0, 1, 3, 5, 1] = 1
+    mask = np.asarray(PatchMask(4)(validity))
+    assert mask.tolist() == [[[[0, 0]], [[0, 1]]]]
