@@ -77,10 +77,10 @@ class ConvLSTMCell(keras.layers.Layer):
 class ConvLSTM(keras.layers.Layer):
     """A convolutional LSTM over a static number of frames; equals ``keras.layers.ConvLSTM2D`` with the same weights.
 
-    The input convolution of all frames and gates is one call, the recurrent one a call a step, and the loop is unrolled.
+    The input convolution of all frames and gates is one call, the recurrent one a call a step; the loop is unrolled.
 
-    Call with ``(batch, frame, y, x, channel)``; returns the hidden states ``(batch, frame, y, x, filters)`` and the final
-    cell state ``(batch, y, x, filters)``.
+    Call with ``(batch, frame, y, x, channel)``; returns the hidden states ``(batch, frame, y, x, filters)`` and the
+    final cell state ``(batch, y, x, filters)``.
 
     Args:
         filters: channels of the state.

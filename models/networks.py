@@ -77,8 +77,8 @@ def build(spec: NetworkSpec) -> keras.Model:
     It works in Lagrangian coordinates and on normalised values: the frames have been moved along the motion to the init
     time, and the forecast for each lead is still to be moved on.
 
-    Inputs, by name: ``frames`` ``(batch, frame, y, x, band)``, oldest first, 0 where invalid; ``validity``, same shape, 1
-    or 0; ``ages`` ``(batch, frame)`` in slots, finite also for missing frames. Height and width are any multiples of
+    Inputs, by name: ``frames`` ``(batch, frame, y, x, band)``, oldest first, 0 where invalid; ``validity``, same shape,
+    1 or 0; ``ages`` ``(batch, frame)`` in slots, finite also for missing frames. Height and width are any multiples of
     ``patch``.
 
     Outputs, by name: ``forecast`` ``(batch, lead, y, x, forecast band)``; ``attention`` ``(batch, lead, frame,
@@ -161,9 +161,9 @@ class Encoder(keras.layers.Layer):
 class AttentionDecoder(keras.layers.Layer):
     """One step a lead: the state asks the encoder's frames, and their answer is the step's input.
 
-    Call with the encoder's hidden ``states`` ``(batch, frame, y, x, filters)`` and final cell state ``memory``, ``usable``
-    ``(batch, frame, y, x)``, 1 where a frame may be attended to, and ``ages`` ``(batch, frame)``. Returns the features of
-    each lead, its state joined with its context, ``(batch, lead, y, x, 2 * filters)``, and its weights ``(batch, lead,
+    Call with the encoder's hidden ``states`` ``(batch, frame, y, x, filters)`` and final cell state ``memory``,
+    ``usable`` ``(batch, frame, y, x)``, 1 where a frame may be attended to, and ``ages`` ``(batch, frame)``. Returns the
+    features of each lead, its state joined with its context, ``(batch, lead, y, x, 2 * filters)``, and its weights ``(batch, lead,
     frame, y, x)``.
 
     Args:

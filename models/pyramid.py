@@ -7,13 +7,14 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from models.frames import Shape, Tensor, fold, unfold
 
 ops: Any = keras.ops  # untyped: pyright takes the results of its functions for None
 SPLINE = np.array([1, 4, 6, 4, 1]) / 16  # cubic B-spline: standard deviation of one tap (Starck 1998, a-trous)
 COARSEST_PX = 16  # tap distance of the largest average; its standard deviation is then about 18 px
-LEAST_WEIGHT = 1e-6  # an average of hardly any valid pixel fades to zero instead of dividing by nothing
+LEAST_WEIGHT = 1e-6  # an average of less than this of valid pixels takes the next smoother one's value
 
 
 def fine_dilations(patch: int) -> list[int]:
@@ -35,11 +36,59 @@ def coarse_dilations(patch: int) -> list[int]:
 
 
 @keras.saving.register_keras_serializable(package="cubecast")
+class Enlarge(keras.layers.Layer):
+    """Bilinear enlargement by a whole factor, each value at the centre of its block, edges repeated.
+
+    It equals ``keras.layers.UpSampling2D``, which in Keras 3.15 raises where height or width is not fixed.
+
+    Call with ``(batch, y, x, channel)``; returns ``(batch, y * factor, x * factor, channel)``.
+
+    Args:
+        factor: side of a block, pixels.
+    """
+
+    def __init__(self, factor: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, images: Tensor) -> Tensor:
+        """See the class."""
+        factor, channels = self.factor, images.shape[-1]
+        _, height, width, _ = ops.shape(images)
+        around = ops.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="symmetric")
+        blocks = ops.depthwise_conv(around, _constant(_bilinear_kernel(factor), channels, images.dtype))
+        places = ops.reshape(blocks, (-1, height, width, channels, factor, factor))
+        rows = ops.transpose(places, (0, 1, 4, 2, 5, 3))
+        return ops.reshape(rows, (-1, height * factor, width * factor, channels))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """``(batch, y * factor, x * factor, channel)``."""
+        batch, y, x, channels = input_shape
+        return batch, y and y * self.factor, x and x * self.factor, channels
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+def _bilinear_kernel(factor: int) -> NDArray[np.float64]:
+    """``(3, 3, factor * factor)``: what a value and its neighbours add to each pixel of the value's block."""
+    offset = (np.arange(factor) + 0.5) / factor - 0.5  # of a pixel from the centre of its block, in blocks
+    taps = np.stack([np.maximum(-offset, 0), 1 - np.abs(offset), np.maximum(offset, 0)])
+    return np.einsum("yi,xj->yxij", taps, taps).reshape(3, 3, factor**2)
+
+
+def _constant(kernel: NDArray[np.float64], channels: int, dtype: Any) -> Tensor:
+    return ops.convert_to_tensor(np.tile(kernel[:, :, None], (1, 1, channels, 1)), dtype=dtype)
+
+
+@keras.saving.register_keras_serializable(package="cubecast")
 class ScaleDetails(keras.layers.Layer):
     """Differences between ever smoother versions of a field, which sum to the field.
 
-    The versions are the field, its averages over a few pixels, its mean over patches and averages of those; a pixel that
-    is not known counts in none of them (normalised convolution, Knutsson 1993). A shift of whole patches changes nothing.
+    The versions are the field, its averages over a few pixels, its mean over patches and averages of those; a pixel
+    that is not known counts in none of them (normalised convolution, Knutsson 1993). A shift of whole patches shifts all
+    of them.
 
     Call with ``values`` and ``known`` (1 or 0), both ``(batch, y, x, channel)``; returns the small scales at pixels,
     ``(batch, y, x, fine_scales * channel)``, and the large ones at patches, ``(batch, y / patch, x / patch,
@@ -55,16 +104,17 @@ class ScaleDetails(keras.layers.Layer):
         self.patch = patch
         self.fine_scales = len(fine_dilations(patch)) + 1
         self.coarse_scales = len(coarse_dilations(patch)) + 1
-        self.enlarge = keras.layers.UpSampling2D(patch, interpolation="bilinear", name="enlarge")
+        self.enlarge = Enlarge(patch, name="enlarge")
 
     def call(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         seen = values * known
         moments = ops.concatenate([seen, known], axis=-1)
         blocks = ops.average_pool(moments, self.patch, self.patch)
-        coarse = [_mean(version) for version in _smoothed(blocks, coarse_dilations(self.patch))]
-        fine = [_mean(version) for version in _smoothed(moments, fine_dilations(self.patch))[1:]]
-        return _steps([seen, *fine, self.enlarge(coarse[0])]), _steps([*coarse, ops.zeros_like(coarse[0])])
+        nothing = ops.zeros_like(blocks[..., : values.shape[-1]])
+        coarse = _means(_smoothed(blocks, coarse_dilations(self.patch)), nothing)
+        fine = _means(_smoothed(moments, fine_dilations(self.patch))[1:], self.enlarge(coarse[0]))
+        return _steps([seen, *fine]), _steps(coarse)
 
     def compute_output_shape(self, values_shape: Shape, known_shape: Shape) -> tuple[Shape, Shape]:
         """``(batch, y, x, ...)`` and ``(batch, y / patch, x / patch, ...)``."""
@@ -79,16 +129,19 @@ class ScaleDetails(keras.layers.Layer):
 
 def _smoothed(moments: Tensor, dilations: list[int]) -> list[Tensor]:
     versions = [moments]
-    kernel = np.tile(np.outer(SPLINE, SPLINE)[:, :, None, None], (1, 1, moments.shape[-1], 1))
+    kernel = _constant(np.outer(SPLINE, SPLINE)[..., None], moments.shape[-1], moments.dtype)
     for dilation in dilations:
-        weights = ops.convert_to_tensor(kernel, dtype=moments.dtype)
-        versions.append(ops.depthwise_conv(versions[-1], weights, padding="same", dilation_rate=dilation))
+        versions.append(ops.depthwise_conv(versions[-1], kernel, padding="same", dilation_rate=dilation))
     return versions
 
 
-def _mean(moments: Tensor) -> Tensor:
-    total, weight = ops.split(moments, 2, axis=-1)
-    return total / ops.maximum(weight, LEAST_WEIGHT)
+def _means(versions: list[Tensor], smoothest: Tensor) -> list[Tensor]:
+    means = [smoothest]
+    for moments in reversed(versions):
+        total, weight = ops.split(moments, 2, axis=-1)
+        mean = total / ops.maximum(weight, LEAST_WEIGHT)
+        means.insert(0, ops.where(weight > LEAST_WEIGHT, mean, means[0]))
+    return means
 
 
 def _steps(versions: list[Tensor]) -> Tensor:
@@ -99,8 +152,8 @@ def _steps(versions: list[Tensor]) -> Tensor:
 class ScaleHead(keras.layers.Layer):
     """Forecast as the newest field, each of its scales damped and its tendency followed, plus a correction.
 
-    ``forecast_l = newest - sum_s g_{l,s} * detail_s + correction_l`` over the scales ``s`` of the newest field and of its
-    rate of change. A gate ``g`` is a constant of the lead plus a projection of the features of its patch, smoothly
+    ``forecast_l = newest - sum_s g_{l,s} * detail_s + correction_l`` over the scales ``s`` of the newest field and of
+    its rate of change. A gate ``g`` is a constant of the lead plus a projection of the features of its patch, smoothly
     enlarged. Every weight starts at zero, so an untrained head returns the newest field exactly.
 
     Call with ``features`` ``(batch, lead, y / patch, x / patch, channel)`` and ``values`` and ``known`` ``(batch, y, x,

@@ -158,10 +158,8 @@ def squared_error(validation: Sequence[Chips], predict: Callable[[Chips], Any]) 
     total = count = 0.0
     for chips in validation:
         said = np.asarray(predict(chips))
-        bands = tuple(range(said.shape[-1]))
         error = (said - chips.targets).astype(np.float64)
         known = np.isfinite(chips.targets) & np.isfinite(error)
-        del bands
         total += float((error[known] ** 2).sum())
         count += float(known.sum())
     return total / max(count, 1.0)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.config import MotionSpec, SampleSpec
 from pipeline.cube import Cube
 from pipeline.grid import Window
-from pipeline.lagrangian import align, align_targets, context_motions
+from pipeline.lagrangian import align, align_targets, estimate_motions
 from pipeline.normalise import Statistics
 from pipeline.samples import Sample, read_context, read_targets
 
@@ -95,10 +95,10 @@ class AlignedFrames:
 
     def _make(self, one: Sample) -> None:
         context = read_context(self.cube, one, self.recipe.samples)
-        (flow,) = context_motions(context, self.recipe.motion)
-        aligned = align(context, (flow,))
+        (motion,) = estimate_motions(context, self.recipe.motion)
+        aligned = align(context, (motion,))
         truth = read_targets(self.cube, one).values[..., list(self.recipe.forecast_bands)]
-        targets = align_targets(truth, flow)
+        targets = align_targets(truth, motion, [slot - one.init for slot in one.targets])
         statistics = self.recipe.statistics
         self._save(one, "frames", statistics.scale(aligned.values[0]).astype(np.float16))
         self._save(one, "ages", aligned.ages[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,6 +114,8 @@ def _toml(value: Any, base: Path) -> str:
         return _text((value.relative_to(base) if inside else value).as_posix())
     if isinstance(value, timedelta):
         return _text(iso(value))
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_defaults=True)
     if isinstance(value, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -12,18 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.baselines import Extrapolation, Ladder, Persistence
+from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.catalog import publish
-from pipeline.config import BandSpec, Settings
+from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window, tiles
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Predictor
-from pipeline.record import ModelRef, RunRecord
+from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.samples import Sample, read_context, sample
 from pipeline.store import CubeStore
-from pipeline.times import parse_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ def baselines(settings: Settings) -> dict[str, Predictor]:
     """The references of every score, for the forecast bands: persistence, and extrapolation filled up by it."""
     bands = forecast_bands(settings)
     still = OfBands(Persistence(), bands)
-    return {"persistence": still, "extrapolation": Ladder((OfBands(Extrapolation(settings.motion), bands), still))}
+    return {"persistence": still, "extrapolation": Ladder((OfBands(extrapolation(settings.motion), bands), still))}
 
 
 def ladder(settings: Settings, champion: Champion | None) -> Predictor:
@@ -171,7 +169,7 @@ def choose_init(cube: Cube, init: datetime | None) -> int:
     slot = cube.layout.axis.slot(init)
     if slot < observed[0]:
         first = cube.layout.axis.valid_time(int(observed[0]))
-        msg = f"an init time lies within the cube: {init:%Y-%m-%d %H:%M}Z is before its first scene, {first:%Y-%m-%d %H:%M}Z"
+        msg = f"an init time lies in the cube: {init:%Y-%m-%d %H:%M}Z is before its first scene, {first:%Y-%m-%d %H:%M}Z"
         raise NotEnoughFramesError(msg)
     return slot
 
@@ -205,8 +203,13 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         raise NotEnoughFramesError(msg)
     said = ladder(settings, champion).predict(read_context(cube, situation, settings.samples), settings.samples.horizon)
     run = _record(settings, champion, cube, situation)
-    bands = [settings.bands[index] for index in forecast_bands(settings)]
-    return publish(said, run, settings.product, bands, cube.layout.grid, settings.paths.forecasts, checks={})
+    return publish(said, run, outlet(settings), checks={})
+
+
+def outlet(settings: Settings) -> Outlet:
+    """Where and in which form the product's forecasts come out."""
+    bands = tuple(settings.bands[index] for index in forecast_bands(settings))
+    return Outlet(settings.product, bands, settings.grid.geobox(), settings.paths.forecasts)
 
 
 def _record(settings: Settings, champion: Champion | None, cube: Cube, situation: Sample) -> RunRecord:
@@ -219,7 +222,6 @@ def _record(settings: Settings, champion: Champion | None, cube: Cube, situation
         "tile": settings.forecast.tile,
     }
     return RunRecord(
-        product=settings.product.name,
         init=cube.layout.axis.valid_time(situation.init),
         cadence=cube.layout.axis.cadence,
         model=model,

@@ -17,7 +17,7 @@ from pipeline.predictor import Context, Forecast, Predictor, Source
 class Advected:
     """A predictor at work in Lagrangian coordinates: it sees an aligned context, its forecast is moved along the flow.
 
-    What flows in from outside is unknown: NaN with :attr:`Source.NONE`. What persists along the flow is extrapolated, so
+    What flows in from outside is unknown: NaN with :attr:`Source.NONE`. What persists along the flow is extrapolated:
     the inner predictor's :attr:`Source.PERSISTENCE` becomes :attr:`Source.EXTRAPOLATION`.
 
     Attributes:

@@ -107,7 +107,7 @@ def csi(forecast: NDArray[np.floating], truth: NDArray[np.floating], threshold: 
 
 
 def skill(error: NDArray[np.floating], baseline_error: NDArray[np.floating]) -> NDArray[np.float64]:
-    """``1 - error / baseline_error``: 1 is perfect, 0 as good as the baseline; NaN where the baseline makes no error."""
+    """``1 - error / baseline_error``: 1 is perfect, 0 as good as the baseline; NaN where that makes no error."""
     return 1 - _ratio(np.asarray(error, np.float64), np.asarray(baseline_error, np.float64))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 
 NEWEST_PAIRS = 3
 OLDER_PAIR_WEIGHT = (
-    0.5  # of a pair against the next newer one: 2 % better on radar and infrared, 0.6 % worse on Meteosat
+    0.5  # of a pair against the next newer one; against 1: radar and infrared 0.4-1.2 % better, Meteosat 0.6 % worse
 )
 LEAST_SHARE = 0.5  # of the valid pixels of the fullest frame
 LEAST_GAP = 0.5  # slots between two frames; a flow divided by less is noise
@@ -25,7 +25,9 @@ PERCENTILE_SAMPLE = 1_000_000
 HOLE_BLUR = 1 / 32  # of the shorter side
 FLOW_SIDE = 64  # px; on frames of 12 x 200 OpenCV 5.0's DIS reads outside of its memory
 REMAP_SIDE = 32767  # px; OpenCV's remap counts in 16 bit
-REMAP_CHANNELS = 4
+
+
+Pixel = TypeVar("Pixel", np.float32, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +89,7 @@ def displacement(motion: Motion, slots: float) -> NDArray[np.float32]:
     """How far what arrives has come: the field at ``x`` minus this, put at ``x``, is the field ``slots`` later.
 
     The backward trajectory through the stationary flow, in steps of at most one slot, by the midpoint rule (pysteps'
-    semi-Lagrangian scheme, Pulkkinen et al. 2019, section 2.2; a second correction changed no error by 0.1 %).
+    semi-Lagrangian scheme, Pulkkinen et al. 2019, section 2.2; a second correction changed no error by 0.2 %).
 
     Args:
         motion: the flow.
@@ -135,13 +137,14 @@ def warp(
     if not travelled.any():
         return np.where(known, field, np.float32(np.nan)), known
     clean = np.where(known, field, np.float32(0)).reshape(*field.shape[:2], -1)
-    weighted = _sample(np.concatenate([clean, known.reshape(clean.shape).astype(np.float32)], axis=2), travelled)
+    layers = np.concatenate([clean, known.reshape(clean.shape).astype(np.float32)], axis=2)
+    weighted = _sample(layers, travelled, border=cv2.BORDER_CONSTANT)
     total, weight = (part.reshape(field.shape) for part in np.split(weighted, 2, axis=2))
     kept = weight >= 0.5
     return np.where(kept, total / np.maximum(weight, 0.5), np.float32(np.nan)), kept
 
 
-def warp_nearest(field: NDArray, travelled: NDArray[np.float32], *, outside: float) -> NDArray:
+def warp_nearest(field: NDArray[Pixel], travelled: NDArray[np.float32], *, outside: float) -> NDArray[Pixel]:
     """``field(x - travelled(x))`` by the nearest pixel, for labels and ages.
 
     Args:
@@ -198,16 +201,16 @@ def _pair_flow(newer: NDArray[np.uint8], older: NDArray[np.uint8], gap: float, s
     back = engine.calc(first, second, None)  # pyright: ignore[reportCallIssue, reportArgumentType]  # the stubs forget None
     flow = np.asarray(back[:height, :width], np.float32) / np.float32(-gap)
     speed = np.hypot(flow[..., :1], flow[..., 1:])
-    return flow * np.minimum(np.float32(1), np.float32(spec.max_speed) / np.maximum(speed, np.float32(1e-6)))
+    return (flow * (spec.max_speed / np.maximum(speed, spec.max_speed))).astype(np.float32)
 
 
 def _weights(known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Trust in each pair's flow, ``(pair, y, x)``: valid in both frames, less for older pairs.
 
-    Weighing by texture as well changed no error by 0.2 %.
+    Weighing by texture as well changed no error by more than 0.3 %.
     """
-    both = (known[:-1] & known[1:]).astype(np.float32)
-    return both * (OLDER_PAIR_WEIGHT ** np.arange(len(both), dtype=np.float32))[:, None, None]
+    trust = np.array([OLDER_PAIR_WEIGHT**pair for pair in range(len(known) - 1)], np.float32)
+    return np.where(known[:-1] & known[1:], trust[:, None, None], np.float32(0))
 
 
 def _spread(field: NDArray[np.float32], weight: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -237,32 +240,31 @@ def _travel(flow: NDArray[np.float32], travelled: NDArray[np.float32], slots: fl
     if slots == 0 or not flow.any():
         return travelled
     steps = math.ceil(abs(slots) - 1e-6)
-    step, half = np.float32(slots / steps), np.float32(slots / steps / 2)
+    step, half = ((flow * (slots / part)).astype(np.float32) for part in (steps, 2 * steps))
     for _ in range(steps):
-        first = _velocity(flow, travelled)
-        travelled = travelled + step * _velocity(flow, travelled + half * first)
+        travelled = travelled + _at(step, travelled + _at(half, travelled))
     return travelled
 
 
-def _velocity(flow: NDArray[np.float32], travelled: NDArray[np.float32]) -> NDArray[np.float32]:
-    return _remap(flow, travelled, cv2.INTER_LINEAR, border=cv2.BORDER_REPLICATE)
+def _at(flow: NDArray[np.float32], travelled: NDArray[np.float32]) -> NDArray[np.float32]:
+    return _sample(flow, travelled, border=cv2.BORDER_REPLICATE)
 
 
-def _sample(layers: NDArray[np.float32], travelled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(y, x, layer)`` sampled, zero from outside, few layers at a time as OpenCV takes no more."""
-    starts = range(0, layers.shape[2], REMAP_CHANNELS)
-    groups = (np.ascontiguousarray(layers[..., start : start + REMAP_CHANNELS]) for start in starts)
-    sampled = [_remap(group, travelled, cv2.INTER_LINEAR, border=cv2.BORDER_CONSTANT) for group in groups]
-    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in sampled], axis=2)
+def _sample(layers: NDArray[np.float32], travelled: NDArray[np.float32], *, border: int) -> NDArray[np.float32]:
+    """``(y, x, layer)`` sampled one by one: two at once OpenCV 5.0 rounds to 1/32 px and takes 5 times as long."""
+    singles = (np.ascontiguousarray(layer) for layer in np.moveaxis(layers, 2, 0))
+    return np.dstack([_remap(single, travelled, cv2.INTER_LINEAR, border=border) for single in singles])
 
 
-def _remap(image: NDArray, travelled: NDArray[np.float32], method: int, *, border: int, outside: float = 0) -> NDArray:
-    if max(image.shape[:2]) >= REMAP_SIDE:
+def _remap(
+    image: NDArray[Pixel], travelled: NDArray[np.float32], method: int, *, border: int, outside: float = 0
+) -> NDArray[Pixel]:
+    if max(image.shape) >= REMAP_SIDE:
         msg = (
             f"a frame that moves has sides under {REMAP_SIDE} pixels, found {image.shape[0]} x {image.shape[1]}: "
             'divide the product, or set motion.method = "none"'
         )
         raise ConfigError(msg)
-    kind, fill = method | cv2.WARP_RELATIVE_MAP, (outside,) * 4
-    back = -travelled
-    return cv2.remap(image, back, None, kind, borderMode=border, borderValue=fill)  # pyright: ignore[reportCallIssue, reportArgumentType]  # the stubs forget None
+    kind, back = method | cv2.WARP_RELATIVE_MAP, -travelled
+    moved = cv2.remap(image, back, None, kind, borderMode=border, borderValue=outside)  # pyright: ignore[reportCallIssue, reportArgumentType]  # the stubs forget None
+    return cast("NDArray[Pixel]", moved)

@@ -57,7 +57,11 @@ class RunRecord:
         if self.cadence < timedelta(minutes=1) or self.cadence % timedelta(minutes=1):
             msg = f"the cadence of a run is whole minutes, because lead times name its files, found {self.cadence}"
             raise ValueError(msg)
-        json.loads(self.specification)
+        try:
+            json.loads(self.specification)
+        except ValueError as error:
+            msg = f"the specification of a run is JSON, found {self.specification[:60]!r}: {error}"
+            raise ValueError(msg) from None
 
     def lead(self, number: int) -> Lead:
         """Lead ``number``, from 1."""

@@ -207,8 +207,8 @@ def cadence(times: Sequence[datetime]) -> Cadence:
 def step_of(at: NDArray[np.int64]) -> int | None:
     """The largest step that 95 % of the gaps are whole multiples of, to 10 %, and that gives 95 % of times an own slot.
 
-    Among the steps up to a tenth smaller it is the one that the gaps fit best: three gaps of 10 days also fit 11. None
-    where such a step would leave 98 % of the slots empty.
+    Among the steps up to a tenth smaller it is the one that the gaps fit best (three gaps of 10 days also fit 11), of
+    equally good ones the roundest. None where such a step would leave 98 % of the slots empty.
 
     Args:
         at: ``(scene,)``, two or more acquisition times in seconds, sorted, all different.
@@ -221,7 +221,7 @@ def step_of(at: NDArray[np.int64]) -> int | None:
     candidates = candidates[(candidates <= gaps.max()) & (candidates * 50 * len(at) >= at[-1] - at[0])]
     fitting = [step for step in candidates.tolist() if _fits(at, gaps, step)]
     close = [step for step in fitting if step >= 0.89 * fitting[-1]]
-    return min(close, key=lambda step: (_misfit(gaps, step).mean(), -step), default=None)
+    return min(close, key=lambda step: (round(_misfit(gaps, step).mean(), 2), step not in STEPS, -step), default=None)
 
 
 def _rounded(gaps: NDArray[np.int64]) -> NDArray[np.int64]:

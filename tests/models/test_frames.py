@@ -1,21 +1,24 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models.frames import NewestValid, PatchMask, fold, unfold
 
+Array = NDArray[np.float32]
+
 
 @pytest.fixture
-def rng():
+def rng() -> np.random.Generator:
     return np.random.default_rng(5)
 
 
-def newest_valid(frames, validity, ages, bands=(0,)):
+def newest_valid(frames: Array, validity: Array, ages: Array, bands: tuple[int, ...] = (0,)) -> tuple[Array, Array]:
     values, known = NewestValid(bands)(frames, validity, ages)
     return np.asarray(values), np.asarray(known)
 
 
-def series(values, valid, ages):
-    def shaped(numbers):
+def series(values: list[float], valid: list[int], ages: list[float]) -> tuple[list[float], list[float]]:
+    def shaped(numbers: list[float] | list[int]) -> Array:
         return np.array(numbers, "float32").reshape(1, -1, 1, 1, 1)
 
     frames = shaped(values) * shaped(valid)
@@ -23,7 +26,7 @@ def series(values, valid, ages):
     return found.ravel().tolist(), known.ravel().tolist()
 
 
-def test_unfold_undoes_fold(rng) -> None:
+def test_unfold_undoes_fold(rng: np.random.Generator) -> None:
     sequence = rng.normal(size=(2, 3, 4, 5, 6)).astype("float32")
     np.testing.assert_array_equal(np.asarray(unfold(fold(sequence), 3)), sequence)
 
@@ -38,7 +41,9 @@ def test_unfold_undoes_fold(rng) -> None:
         ([0, 0, 0], [0, 0], [0, 0]),
     ],
 )
-def test_newest_valid_value_and_its_rate_a_slot_skip_what_is_missing(valid, newest_and_rate, known) -> None:
+def test_newest_valid_value_and_its_rate_a_slot_skip_what_is_missing(
+    valid: list[int], newest_and_rate: list[float], known: list[int]
+) -> None:
     assert series([1, 3, 7], valid, ages=[3, 1, 0]) == (newest_and_rate, known)
 
 
@@ -46,7 +51,7 @@ def test_two_acquisitions_of_nearly_one_time_do_not_blow_up_the_rate() -> None:
     assert series([1, 2], [1, 1], ages=[0.01, 0])[0] == [2, 2]
 
 
-def test_bands_are_chosen_in_the_order_asked(rng) -> None:
+def test_bands_are_chosen_in_the_order_asked(rng: np.random.Generator) -> None:
     frames = rng.normal(size=(2, 3, 4, 4, 3)).astype("float32")
     ages = np.tile(np.array([2, 1, 0], "float32"), (2, 1))
     values, _ = newest_valid(frames, np.ones_like(frames), ages, bands=(2, 0))

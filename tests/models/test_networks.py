@@ -1,48 +1,55 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models.losses import MaskedMeanSquaredError
 from models.networks import NetworkSpec, build
 
+Array = NDArray[np.float32]
+Sample = dict[str, Array]
 SPEC = NetworkSpec(context_frames=3, horizon=2, bands_in=2, bands_out=(1,), filters=6, attention_units=4)
 
 
 @pytest.fixture
-def rng():
+def rng() -> np.random.Generator:
     keras.utils.set_random_seed(11)
     return np.random.default_rng(11)
 
 
-def inputs(rng, spec=SPEC, size=(32, 48), batch=2):
+def inputs(
+    rng: np.random.Generator, spec: NetworkSpec = SPEC, size: tuple[int, int] = (32, 48), batch: int = 2
+) -> Sample:
     shape = (batch, spec.context_frames, *size, spec.bands_in)
     validity = (rng.random(shape) < 0.9).astype("float32")
     ages = np.tile(np.arange(spec.context_frames)[::-1], (batch, 1)).astype("float32")
     return {"frames": rng.normal(size=shape).astype("float32") * validity, "validity": validity, "ages": ages}
 
 
-def without_frame(sample, frame):
+def without_frame(sample: Sample, frame: int) -> Sample:
     keep = np.ones(sample["frames"].shape[1], "float32")
     keep[frame] = 0
     keep = keep[None, :, None, None, None]
     return {**sample, "frames": sample["frames"] * keep, "validity": sample["validity"] * keep}
 
 
-def with_random_weights(model, rng):
+def with_random_weights(model: keras.Model, rng: np.random.Generator) -> keras.Model:
     for weight in model.weights:
         weight.assign(rng.normal(size=weight.shape, scale=0.2))
     return model
 
 
-def run(model, sample):
+def run(model: keras.Model, sample: Sample) -> Sample:
     return {name: np.asarray(array) for name, array in model(sample).items()}
 
 
-def newest(sample, bands):
+def newest(sample: Sample, bands: tuple[int, ...]) -> Array:
     found = np.zeros_like(sample["frames"][:, 0])
     for frame in range(sample["frames"].shape[1]):
         found = np.where(sample["validity"][:, frame] > 0, sample["frames"][:, frame], found)
@@ -50,7 +57,7 @@ def newest(sample, bands):
 
 
 @pytest.mark.parametrize("missing", [None, 0, 2])
-def test_an_untrained_network_is_the_extrapolation_exactly(rng, missing) -> None:
+def test_an_untrained_network_is_the_extrapolation_exactly(rng: np.random.Generator, missing: int | None) -> None:
     sample = inputs(rng)
     if missing is not None:
         sample = without_frame(sample, missing)
@@ -60,19 +67,19 @@ def test_an_untrained_network_is_the_extrapolation_exactly(rng, missing) -> None
         np.testing.assert_array_equal(forecast[:, lead], newest(sample, SPEC.bands_out))
 
 
-def test_attention_is_at_patches_and_sums_to_one_over_the_frames_that_came(rng) -> None:
+def test_attention_is_at_patches_and_sums_to_one_over_the_frames_that_came(rng: np.random.Generator) -> None:
     attention = run(with_random_weights(build(SPEC), rng), without_frame(inputs(rng), 1))["attention"]
     assert attention.shape == (2, 2, 3, 8, 12)
     np.testing.assert_allclose(attention.sum(axis=2), 1, atol=1e-6)
     assert (attention[:, :, 1] == 0).all()
 
 
-def test_attention_differs_between_leads(rng) -> None:
+def test_attention_differs_between_leads(rng: np.random.Generator) -> None:
     attention = run(with_random_weights(build(SPEC), rng), inputs(rng))["attention"]
     assert np.abs(attention[:, 0] - attention[:, 1]).max() > 1e-3
 
 
-def test_nothing_valid_gives_a_finite_forecast_and_no_attention(rng) -> None:
+def test_nothing_valid_gives_a_finite_forecast_and_no_attention(rng: np.random.Generator) -> None:
     sample = {name: np.zeros_like(array) for name, array in inputs(rng).items()}
     outputs = run(with_random_weights(build(SPEC), rng), sample)
     assert np.isfinite(outputs["forecast"]).all()
@@ -80,7 +87,7 @@ def test_nothing_valid_gives_a_finite_forecast_and_no_attention(rng) -> None:
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4, 8])
-def test_a_tile_grown_by_the_receptive_radius_gives_what_the_whole_gives(rng, patch) -> None:
+def test_a_tile_grown_by_the_receptive_radius_gives_what_the_whole_gives(rng: np.random.Generator, patch: int) -> None:
     spec = NetworkSpec(2, 2, 1, (0,), patch=patch, filters=3, attention_units=2)
     radius, tile = spec.receptive_radius(), 16
     assert radius % patch == 0
@@ -92,25 +99,25 @@ def test_a_tile_grown_by_the_receptive_radius_gives_what_the_whole_gives(rng, pa
     assert np.abs(tiled[:, :, :patch] - whole[:, :, tile : tile + patch]).max() > 1e-3
 
 
-def test_one_network_takes_every_multiple_of_the_patch(rng) -> None:
+def test_one_network_takes_every_multiple_of_the_patch(rng: np.random.Generator) -> None:
     model = build(SPEC)
     assert model.predict(inputs(rng, size=(16, 20)), verbose=0)["forecast"].shape == (2, 2, 16, 20, 1)
     assert model.predict(inputs(rng, size=(24, 8)), verbose=0)["forecast"].shape == (2, 2, 24, 8, 1)
 
 
-def test_a_size_that_is_no_multiple_of_the_patch_is_refused_with_both_numbers(rng) -> None:
+def test_a_size_that_is_no_multiple_of_the_patch_is_refused_with_both_numbers(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match=r"multiples of the patch \(4 px\), found \(32, 46\)"):
         build(SPEC)(inputs(rng, size=(32, 46)))
 
 
-def blurred(values):
+def blurred(values: Array) -> Array:
     padded = np.pad(values, [(0, 0), (2, 2), (2, 2), (0, 0)], mode="edge")
     height, width = values.shape[1:3]
     shifts = [padded[:, y : y + height, x : x + width] for y in range(5) for x in range(5)]
     return np.mean(shifts, axis=0)
 
 
-def test_a_hundred_steps_learn_that_small_scales_decay(rng) -> None:
+def test_a_hundred_steps_learn_that_small_scales_decay(rng: np.random.Generator) -> None:
     sample = inputs(rng, batch=4)
     truth = np.repeat(blurred(newest(sample, SPEC.bands_out))[:, None], SPEC.horizon, axis=1)
     truth[rng.random(truth.shape) < 0.1] = np.nan
@@ -122,7 +129,7 @@ def test_a_hundred_steps_learn_that_small_scales_decay(rng) -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_loaded_network_predicts_bit_equal(rng, tmp_path) -> None:
+def test_loaded_network_predicts_bit_equal(rng: np.random.Generator, tmp_path: Path) -> None:
     model, sample = with_random_weights(build(SPEC), rng), inputs(rng)
     model.save(tmp_path / "network.keras")
     loaded = keras.saving.load_model(tmp_path / "network.keras")
@@ -139,7 +146,7 @@ np.savez(sys.argv[3], **model.predict(dict(np.load(sys.argv[2])), verbose=0))
 
 
 @pytest.mark.slow
-def test_network_loaded_in_a_fresh_process_predicts_bit_equal(rng, tmp_path) -> None:
+def test_network_loaded_in_a_fresh_process_predicts_bit_equal(rng: np.random.Generator, tmp_path: Path) -> None:
     model, sample = with_random_weights(build(SPEC), rng), inputs(rng)
     network, given, found = (tmp_path / name for name in ("network.keras", "given.npz", "found.npz"))
     model.save(network)
@@ -161,6 +168,6 @@ def test_spec_survives_json() -> None:
         ({"bands_out": (2,)}, r"indices of the 2 input bands, counted from 0, at least one; found \(2,\)"),
     ],
 )
-def test_an_impossible_spec_is_refused(changes, message) -> None:
+def test_an_impossible_spec_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NetworkSpec.from_dict({**SPEC.as_dict(), **changes})

@@ -1,50 +1,55 @@
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from models.pyramid import ScaleDetails, ScaleHead
+from models.pyramid import Enlarge, ScaleDetails, ScaleHead
 
+Array = NDArray[np.float32]
 PATCHES = [1, 2, 3, 4, 8]
 
 
 @pytest.fixture
-def rng():
+def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-def field(rng, channels=2):
+def field(rng: np.random.Generator, channels: int = 2) -> tuple[Array, Array]:
     known = (rng.random((2, 48, 24, channels)) < 0.8).astype("float32")
     return rng.normal(size=known.shape).astype("float32"), known
 
 
-def split(array, scales):
+def split(array: Any, scales: int) -> Array:
     return np.stack(np.split(np.asarray(array), scales, axis=-1))
 
 
-def rebuilt(layer, values, known):
+def rebuilt(layer: ScaleDetails, values: Array, known: Array) -> Array:
     fine, coarse = layer(values, known)
     sum_of_coarse = split(coarse, layer.coarse_scales).sum(axis=0)
     return split(fine, layer.fine_scales).sum(axis=0) + np.asarray(layer.enlarge(sum_of_coarse))
 
 
 @pytest.mark.parametrize("patch", PATCHES)
-def test_details_sum_to_the_field(rng, patch) -> None:
+def test_details_sum_to_the_field(rng: np.random.Generator, patch: int) -> None:
     values, known = field(rng)
     np.testing.assert_allclose(rebuilt(ScaleDetails(patch), values, known), values * known, atol=1e-5)
 
 
 @pytest.mark.parametrize("patch", PATCHES)
-def test_a_constant_field_with_holes_is_all_in_the_smoothest_version(rng, patch) -> None:
+def test_a_constant_field_with_holes_is_all_in_the_smoothest_version(rng: np.random.Generator, patch: int) -> None:
     _, known = field(rng)
     layer = ScaleDetails(patch)
     fine, coarse = layer(np.full_like(known, 3), known)
     details = split(coarse, layer.coarse_scales)
     np.testing.assert_allclose(details[-1], 3, atol=1e-5)
     np.testing.assert_allclose(details[:-1], 0, atol=1e-5)
-    np.testing.assert_allclose(np.where(np.tile(known, layer.fine_scales) > 0, fine, 0), 0, atol=1e-5)
+    seen = np.tile(known, layer.fine_scales) > 0
+    np.testing.assert_allclose(np.asarray(fine)[seen], 0, atol=1e-5)
 
 
-def test_what_is_not_known_counts_in_no_average(rng) -> None:
+def test_what_is_not_known_counts_in_no_average(rng: np.random.Generator) -> None:
     values, known = field(rng)
     spoiled = np.where(known > 0, values, 1e3).astype("float32")
     layer = ScaleDetails(4)
@@ -52,7 +57,7 @@ def test_what_is_not_known_counts_in_no_average(rng) -> None:
         np.testing.assert_array_equal(np.asarray(dirty), np.asarray(clean))
 
 
-def test_coarser_versions_hold_less_of_a_white_field(rng) -> None:
+def test_coarser_versions_hold_less_of_a_white_field(rng: np.random.Generator) -> None:
     values = rng.normal(size=(1, 256, 256, 1)).astype("float32")
     layer = ScaleDetails(4)
     details = split(layer(values, np.ones_like(values))[1], layer.coarse_scales)
@@ -60,23 +65,30 @@ def test_coarser_versions_hold_less_of_a_white_field(rng) -> None:
     assert (np.diff(deviations) < 0).all()
 
 
-def test_a_shift_of_whole_patches_shifts_the_details(rng) -> None:
-    values, known = field(rng)
-    layer = ScaleDetails(2)
-    fine, coarse = (np.asarray(part) for part in layer(values, known))
-    moved_fine, moved_coarse = (np.asarray(part) for part in layer(values[:, 8:], known[:, 8:]))
-    np.testing.assert_allclose(moved_fine[:, 4:], fine[:, 12:], atol=1e-6)
-    np.testing.assert_allclose(moved_coarse[:, -2:], coarse[:, -2:], atol=1e-6)
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_enlargement_is_the_bilinear_one_of_keras(rng: np.random.Generator, factor: int) -> None:
+    images = rng.normal(size=(2, 5, 4, 3)).astype("float32")
+    expected = keras.layers.UpSampling2D(factor, interpolation="bilinear")(images)
+    np.testing.assert_allclose(np.asarray(Enlarge(factor)(images)), np.asarray(expected), atol=1e-6)
 
 
-def test_an_untrained_head_returns_the_newest_field_exactly(rng) -> None:
+def test_a_shift_of_whole_patches_shifts_the_details(rng: np.random.Generator) -> None:
+    known = (rng.random((1, 192, 8, 1)) < 0.8).astype("float32")
+    values, reach = rng.normal(size=known.shape).astype("float32"), 80  # px; more than the smoothest average sees
+    layer = ScaleDetails(4)
+    whole, moved = layer(values, known), layer(values[:, 8:], known[:, 8:])
+    for before, after, unit in zip(whole, moved, (1, 4), strict=True):
+        np.testing.assert_allclose(after[:, reach // unit :], before[:, (8 + reach) // unit :], atol=1e-5)
+
+
+def test_an_untrained_head_returns_the_newest_field_exactly(rng: np.random.Generator) -> None:
     values, known = field(rng, channels=4)
     features = rng.normal(size=(2, 3, 12, 6, 5)).astype("float32")
     forecast = np.asarray(ScaleHead(2, 4)(features, values, known))
     np.testing.assert_array_equal(forecast, np.repeat(values[:, None, ..., :2], 3, axis=1))
 
 
-def test_gates_of_one_on_the_field_and_zero_on_its_rate_damp_each_band_to_nothing(rng) -> None:
+def test_gates_of_one_on_the_field_and_zero_on_its_rate_damp_each_band_to_nothing(rng: np.random.Generator) -> None:
     values, known = field(rng, channels=4)
     head = ScaleHead(2, 4)
     features = np.zeros((2, 3, 12, 6, 5), "float32")
@@ -85,10 +97,10 @@ def test_gates_of_one_on_the_field_and_zero_on_its_rate_damp_each_band_to_nothin
     np.testing.assert_allclose(np.asarray(head(features, values * known, known)), 0, atol=1e-5)
 
 
-def test_a_gate_of_minus_the_lead_on_the_rate_follows_the_tendency(rng) -> None:
+def test_a_gate_of_minus_the_lead_on_the_rate_follows_the_tendency(rng: np.random.Generator) -> None:
     values, known = field(rng)
     known = np.ones_like(known)
-    head = ScaleHead(2, 4)
+    head = ScaleHead(1, 4)
     features = np.zeros((2, 3, 12, 6, 5), "float32")
     head(features, values, known)
     leads = np.arange(1, 4)[:, None]
@@ -97,8 +109,8 @@ def test_a_gate_of_minus_the_lead_on_the_rate_follows_the_tendency(rng) -> None:
     np.testing.assert_allclose(np.asarray(head(features, values, known)), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("layer", [ScaleDetails(3, name="a"), ScaleHead(2, 3, name="a")])
-def test_configuration_makes_the_same_layer_again(layer) -> None:
+@pytest.mark.parametrize("layer", [Enlarge(3, name="a"), ScaleDetails(3, name="a"), ScaleHead(2, 3, name="a")])
+def test_configuration_makes_the_same_layer_again(layer: keras.layers.Layer) -> None:
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(twin) is type(layer)
     assert twin.get_config() == layer.get_config()

@@ -74,12 +74,12 @@ def test_a_valid_value_that_would_be_fill_moves_to_the_nearest_other_dn(
     nodata: float | None, value: float, dn: int
 ) -> None:
     band = BandSpec(name="b", dtype="uint8", nodata=nodata)
-    assert encode(np.float32([value]), band).tolist() == [dn]
+    assert encode(np.array([value], np.float32), band).tolist() == [dn]
 
 
 def test_values_beyond_the_type_are_clipped_not_wrapped() -> None:
     band = BandSpec(name="b", dtype="int16", nodata=-32768)
-    assert encode(np.float32([-1e9, 1e9, np.inf]), band).tolist() == [-32767, 32767, 32767]
+    assert encode(np.array([-1e9, 1e9, np.inf], np.float32), band).tolist() == [-32767, 32767, 32767]
 
 
 def _write(path: Path, data: np.ndarray, grid: GeoBox = UTM, nodata: float | None = None) -> Path:
