@@ -30,8 +30,10 @@ class AttentionKeys(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = units
         self.kernel_size = kernel_size
-        self.of_values = keras.layers.Conv2D(units, kernel_size, padding="same", name="of_values")
-        self.of_ages = keras.layers.Dense(units, use_bias=False, name="of_ages")
+        self.of_values = keras.layers.Conv2D(
+            units, kernel_size, padding="same", name="of_values", dtype=self.dtype_policy
+        )
+        self.of_ages = keras.layers.Dense(units, use_bias=False, name="of_ages", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         """Weights for values of ``input_shape``."""
@@ -59,10 +61,9 @@ class AdditiveTemporalAttention(keras.layers.Layer):
     Bahdanau 2015 (arXiv 1409.0473, section 3.1), each pixel on its own.
 
     Call with ``query`` ``(batch, y, x, channel)``, ``keys`` ``(batch, frame, y, x, units)`` of :class:`AttentionKeys`,
-    ``values`` ``(batch, frame, y, x, channel)`` and ``usable`` ``(batch, frame, y, x)``, 1 where a frame is usable and 0
-    where not. Returns the context ``(batch, y, x, channel)`` and the weights ``(batch, frame, y, x)``. The weights are
-    exactly zero in frames that are not usable and sum to one over the others; where no frame is usable, weights and
-    context are zero.
+    ``values`` ``(batch, frame, y, x, channel)`` and ``usable`` ``(batch, frame, y, x)``, 1 or 0. Returns the context
+    ``(batch, y, x, channel)`` and the weights ``(batch, frame, y, x)``. The weights are exactly zero in frames that are
+    not usable and sum to one over the others; where no frame is usable, weights and context are zero.
 
     Args:
         units: channels of query and keys once projected.
@@ -73,7 +74,9 @@ class AdditiveTemporalAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = units
         self.kernel_size = kernel_size
-        self.of_query = keras.layers.Conv2D(units, kernel_size, padding="same", use_bias=False, name="of_query")
+        self.of_query = keras.layers.Conv2D(
+            units, kernel_size, padding="same", use_bias=False, name="of_query", dtype=self.dtype_policy
+        )
 
     def build(self, input_shape: Shape) -> None:
         """Weights for queries of ``input_shape``."""

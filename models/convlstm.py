@@ -89,7 +89,7 @@ class ConvLSTM(keras.layers.Layer):
 
     def __init__(self, filters: int, kernel_size: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cell = ConvLSTMCell(filters, kernel_size, name="cell")
+        self.cell = ConvLSTMCell(filters, kernel_size, name="cell", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         """Weights for frames of ``input_shape[-1]`` channels."""

@@ -92,8 +92,9 @@ def build(spec: NetworkSpec) -> keras.Model:
     usable = PatchMask(spec.patch, name="usable")(validity)
     decoder = AttentionDecoder(spec.horizon, spec.filters, spec.attention_units, name="decoder")
     features, attention = decoder(states, memory, usable, ages)
-    values, known = NewestValid(spec.bands_out, name="newest")(frames, validity, ages)
-    forecast = ScaleHead(len(spec.bands_out), spec.patch, name="head")(features, values, known)
+    exact = {"dtype": "float32"}  # whatever the policy: a field rounded to 16 bit is no extrapolation
+    values, known = NewestValid(spec.bands_out, name="newest", **exact)(frames, validity, ages)
+    forecast = ScaleHead(len(spec.bands_out), spec.patch, name="head", **exact)(features, values, known)
     inputs = {"frames": frames, "validity": validity, "ages": ages}
     return keras.Model(inputs, {"forecast": forecast, "attention": attention}, name="attention_convlstm")
 
@@ -114,10 +115,13 @@ class Encoder(keras.layers.Layer):
         super().__init__(**kwargs)
         self.filters = filters
         self.patch = patch
-        self.patches = keras.layers.Conv2D(filters, patch, strides=patch, name="patches")  # space to depth, then dense
-        self.of_ages = keras.layers.Dense(filters, use_bias=False, name="of_ages")
-        self.texture = keras.layers.Conv2D(filters, 3, padding="same", activation="silu", name="texture")
-        self.recurrence = ConvLSTM(filters, name="recurrence")
+        own = {"dtype": self.dtype_policy}
+        self.patches = keras.layers.Conv2D(
+            filters, patch, strides=patch, name="patches", **own
+        )  # space to depth, then dense
+        self.of_ages = keras.layers.Dense(filters, use_bias=False, name="of_ages", **own)
+        self.texture = keras.layers.Conv2D(filters, 3, padding="same", activation="silu", name="texture", **own)
+        self.recurrence = ConvLSTM(filters, name="recurrence", **own)
 
     def build(self, input_shape: Shape) -> None:
         """Weights for frames of ``input_shape``."""
@@ -162,9 +166,9 @@ class AttentionDecoder(keras.layers.Layer):
     """One step a lead: the state asks the encoder's frames, and their answer is the step's input.
 
     Call with the encoder's hidden ``states`` ``(batch, frame, y, x, filters)`` and final cell state ``memory``,
-    ``usable`` ``(batch, frame, y, x)``, 1 where a frame may be attended to, and ``ages`` ``(batch, frame)``. Returns the
-    features of each lead, its state joined with its context, ``(batch, lead, y, x, 2 * filters)``, and its weights ``(batch, lead,
-    frame, y, x)``.
+    ``usable`` ``(batch, frame, y, x)``, 1 where a frame may be attended to, and ``ages`` ``(batch, frame)``. Returns
+    the features of each lead, its state joined with its context, ``(batch, lead, y, x, 2 * filters)``, and its weights
+    ``(batch, lead, frame, y, x)``.
 
     Args:
         horizon: number of leads.
@@ -177,9 +181,10 @@ class AttentionDecoder(keras.layers.Layer):
         self.horizon = horizon
         self.filters = filters
         self.attention_units = attention_units
-        self.keys = AttentionKeys(attention_units, name="keys")
-        self.attention = AdditiveTemporalAttention(attention_units, name="attention")
-        self.cell = ConvLSTMCell(filters, name="cell")
+        own = {"dtype": self.dtype_policy}
+        self.keys = AttentionKeys(attention_units, name="keys", **own)
+        self.attention = AdditiveTemporalAttention(attention_units, name="attention", **own)
+        self.cell = ConvLSTMCell(filters, name="cell", **own)
 
     def build(self, input_shape: Shape) -> None:
         """Weights for states of ``input_shape``."""

@@ -87,8 +87,8 @@ class ScaleDetails(keras.layers.Layer):
     """Differences between ever smoother versions of a field, which sum to the field.
 
     The versions are the field, its averages over a few pixels, its mean over patches and averages of those; a pixel
-    that is not known counts in none of them (normalised convolution, Knutsson 1993). A shift of whole patches shifts all
-    of them.
+    that is not known counts in none of them (normalised convolution, Knutsson 1993). A shift of whole patches shifts
+    all of them.
 
     Call with ``values`` and ``known`` (1 or 0), both ``(batch, y, x, channel)``; returns the small scales at pixels,
     ``(batch, y, x, fine_scales * channel)``, and the large ones at patches, ``(batch, y / patch, x / patch,
@@ -104,7 +104,7 @@ class ScaleDetails(keras.layers.Layer):
         self.patch = patch
         self.fine_scales = len(fine_dilations(patch)) + 1
         self.coarse_scales = len(coarse_dilations(patch)) + 1
-        self.enlarge = Enlarge(patch, name="enlarge")
+        self.enlarge = Enlarge(patch, name="enlarge", dtype=self.dtype_policy)
 
     def call(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -168,12 +168,12 @@ class ScaleHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.bands = bands
         self.patch = patch
-        self.details = ScaleDetails(patch, name="details")
+        self.details = ScaleDetails(patch, name="details", dtype=self.dtype_policy)
         self.gate_count = 2 * bands * (self.details.fine_scales + self.details.coarse_scales)
-        self.gates = keras.layers.Conv2D(self.gate_count, 1, use_bias=False, kernel_initializer="zeros", name="gates")
-        self.correction = keras.layers.Conv2DTranspose(
-            bands, patch, strides=patch, kernel_initializer="zeros", name="correction"
-        )  # a dense layer, then depth to space
+        own = {"kernel_initializer": "zeros", "dtype": self.dtype_policy}
+        self.gates = keras.layers.Conv2D(self.gate_count, 1, use_bias=False, name="gates", **own)
+        # a dense layer, then depth to space
+        self.correction = keras.layers.Conv2DTranspose(bands, patch, strides=patch, name="correction", **own)
 
     def build(self, input_shape: Shape) -> None:
         """Weights for features of ``input_shape``."""

