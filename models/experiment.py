@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from pipeline.forecast import baselines, forecast_bands
 from pipeline.normalise import measure
 from pipeline.samples import Split, split
 from pipeline.store import CubeStore
+from pipeline.times import minutes
 
 VALIDATION_CHIPS = 48
 TEST_INITS = 8  # spread over the test part: enough to report, cheap enough for every training
@@ -68,6 +67,17 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
+class TestRow:
+    """Errors at one lead and band over the test part, by predictor, in the unit of the band."""
+
+    lead_minutes: int
+    band: str
+    unit: str
+    mae: dict[str, float]
+    rmse: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a training came to.
 
@@ -82,6 +92,10 @@ class Outcome:
     history: tuple[dict[str, float], ...]
     scores: Scores | None
     snapshot: str
+
+    def table(self, settings: Settings) -> list[TestRow]:
+        """Errors over the test part by lead and band; empty where there are no scores."""
+        return [] if self.scores is None else _rows(self.scores, settings)
 
 
 def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = None) -> Outcome:
@@ -184,13 +198,24 @@ def _log_setup(tracker: Tracker, settings: Settings, material: Material) -> None
     )
 
 
+def _rows(scores: Scores, settings: Settings) -> list[TestRow]:
+    bands = [settings.bands[index] for index in forecast_bands(settings)]
+    return [
+        TestRow(
+            minutes((lead + 1) * settings.axis.cadence),
+            band.name,
+            band.units,
+            {name: float(sums.mae[lead, index]) for name, sums in scores.sums.items()},
+            {name: float(sums.rmse[lead, index]) for name, sums in scores.sums.items()},
+        )
+        for lead in range(settings.samples.horizon)
+        for index, band in enumerate(bands)
+    ]
+
+
 def _log_scores(tracker: Tracker, scores: Scores, settings: Settings) -> None:
-    names = [settings.bands[index].name for index in forecast_bands(settings)]
-    for lead in range(settings.samples.horizon):
-        values = {
-            f"test_{measure_name}_{predictor}_{band}": float(table[lead, index])
-            for predictor, sums in scores.sums.items()
-            for measure_name, table in (("mae", sums.mae), ("rmse", sums.rmse))
-            for index, band in enumerate(names)
-        }
-        tracker.metrics(values, lead + 1)
+    """One metric a predictor, measure and band; its step is the lead time in minutes."""
+    for row in _rows(scores, settings):
+        maes = {f"test_mae_{name}_{row.band}": value for name, value in row.mae.items()}
+        rmses = {f"test_rmse_{name}_{row.band}": value for name, value in row.rmse.items()}
+        tracker.metrics(maes | rmses, row.lead_minutes)

@@ -115,7 +115,7 @@ class Encoder(keras.layers.Layer):
         super().__init__(**kwargs)
         self.filters = filters
         self.patch = patch
-        own = {"dtype": self.dtype_policy}
+        own: Any = {"dtype": self.dtype_policy}
         self.patches = keras.layers.Conv2D(
             filters, patch, strides=patch, name="patches", **own
         )  # space to depth, then dense
@@ -181,7 +181,7 @@ class AttentionDecoder(keras.layers.Layer):
         self.horizon = horizon
         self.filters = filters
         self.attention_units = attention_units
-        own = {"dtype": self.dtype_policy}
+        own: Any = {"dtype": self.dtype_policy}
         self.keys = AttentionKeys(attention_units, name="keys", **own)
         self.attention = AdditiveTemporalAttention(attention_units, name="attention", **own)
         self.cell = ConvLSTMCell(filters, name="cell", **own)

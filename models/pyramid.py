@@ -170,7 +170,7 @@ class ScaleHead(keras.layers.Layer):
         self.patch = patch
         self.details = ScaleDetails(patch, name="details", dtype=self.dtype_policy)
         self.gate_count = 2 * bands * (self.details.fine_scales + self.details.coarse_scales)
-        own = {"kernel_initializer": "zeros", "dtype": self.dtype_policy}
+        own: Any = {"kernel_initializer": "zeros", "dtype": self.dtype_policy}
         self.gates = keras.layers.Conv2D(self.gate_count, 1, use_bias=False, name="gates", **own)
         # a dense layer, then depth to space
         self.correction = keras.layers.Conv2DTranspose(bands, patch, strides=patch, name="correction", **own)

@@ -1,7 +1,7 @@
 """Training frames that move with the flow, kept on disk, and the chips cut from them.
 
-For each sample the motion is estimated from its context alone; context and targets are brought along it to the init time
-and standardised. What was made for a snapshot and a motion setting is kept under ``cache/`` and found again.
+For each sample the motion is estimated from its context alone; context and targets are brought along it to the init
+time and standardised. What was made for a snapshot and a motion setting is kept under ``cache/`` and found again.
 """
 
 from __future__ import annotations

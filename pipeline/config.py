@@ -218,7 +218,15 @@ class AxisSpec(Spec):
     """The cube's time axis."""
 
     origin: UtcTime = Field(description="Time of slot 0, UTC; older scenes are refused")
-    cadence: timedelta = Field(gt=timedelta(0), description="From slot to slot (ISO 8601: PT5M, P1D)")
+    cadence: timedelta = Field(gt=timedelta(0), description="From slot to slot, whole minutes (ISO 8601: PT5M, P1D)")
+
+    @field_validator("cadence")
+    @classmethod
+    def _whole_minutes(cls, cadence: timedelta) -> timedelta:
+        if cadence % timedelta(minutes=1):
+            msg = "is whole minutes, because lead times in minutes name the forecast files"
+            raise ValueError(msg)
+        return cadence
 
     @model_validator(mode="after")
     def _whole_seconds(self) -> Self:

@@ -169,7 +169,9 @@ def choose_init(cube: Cube, init: datetime | None) -> int:
     slot = cube.layout.axis.slot(init)
     if slot < observed[0]:
         first = cube.layout.axis.valid_time(int(observed[0]))
-        msg = f"an init time lies in the cube: {init:%Y-%m-%d %H:%M}Z is before its first scene, {first:%Y-%m-%d %H:%M}Z"
+        msg = (
+            f"an init time lies in the cube: {init:%Y-%m-%d %H:%M}Z is before its first scene, {first:%Y-%m-%d %H:%M}Z"
+        )
         raise NotEnoughFramesError(msg)
     return slot
 

@@ -74,7 +74,7 @@ def misalignment(grid: GeoBox, other: GeoBox) -> str | None:
     """
     if grid.crs != other.crs:
         return f"its CRS is {_crs_name(other)}, the cube's is {_crs_name(grid)}"
-    relative = ~grid.transform * other.transform
+    relative = ~grid.transform @ other.transform
     drift = max(abs(relative.a - 1) * other.width, abs(relative.e - 1) * other.height)
     skew = max(abs(relative.b) * other.height, abs(relative.d) * other.width)
     if max(drift, skew) > TOLERANCE_PX * max(*other.shape, 1):
@@ -90,7 +90,7 @@ def misalignment(grid: GeoBox, other: GeoBox) -> str | None:
 
 def placement(grid: GeoBox, other: GeoBox) -> Window:
     """Where the aligned grid ``other`` lies in ``grid``."""
-    relative = ~grid.transform * other.transform
+    relative = ~grid.transform @ other.transform
     x, y = round(relative.c), round(relative.f)
     return Window(y, y + other.height, x, x + other.width)
 

@@ -1,4 +1,4 @@
-"""Arrived truth against published forecasts: each lead of each run is scored once, beside the baselines it must beat."""
+"""Arrived truth against published forecasts: each lead of each run scored once, beside the baselines it must beat."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_bad_variable_of_the_environment_is_an_error_of_the_user(monkeypatch: 
         ("bands", [], "at least 1 item"),
         ("grid.crs", "EPSG:999999", "crs is an authority code or WKT that PROJ knows"),
         ("grid.transform", [1, 0, 0, 0, 0, 0], "transform gives every pixel an area"),
-        ("grid.transform", [1, 0, 0, 0, -1], "grid.transform.5: is required"),
+        ("grid.transform", [1, 0, 0, 0, -1], "grid.transform.5 = [1, 0, 0, 0, -1]: is required"),
         ("grid.width", 0, "grid.width = 0"),
         ("axis.cadence", "PT0S", "axis.cadence"),
         ("axis.cadence", "PT0.5S", "whole number of seconds"),
@@ -164,7 +164,7 @@ def test_a_name_made_from_the_pattern_gives_its_time_back(time: datetime, prefix
     spec = SceneSpec.model_validate(
         {"folder": "inbox", "pattern": f"{prefix}{{time}}_*.tif", "time_format": time_format}
     )
-    text = time.strftime(time_format).zfill(16)
+    text = time.strftime(time_format)
     assert spec.time_text(f"{prefix}{text}_v2.tif") == text
 
 

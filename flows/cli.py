@@ -1,0 +1,141 @@
+"""The command line. Heavy imports stay inside the verbs: ``cubecast --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+USER_FAULT = 1
+CONFIG_FAULT = 2
+
+app = typer.Typer(
+    name="cubecast",
+    help="Satellite and radar GeoTIFF scenes in, georeferenced forecast GeoTIFFs out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="TOML file of the product.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@contextmanager
+def errors(*, debug: bool) -> Iterator[None]:
+    """Errors that a user can mend become one text and an exit code: 2 for the configuration, 1 for the rest."""
+    from pipeline.errors import ConfigError, CubecastError
+
+    try:
+        yield
+    except CubecastError as error:
+        if debug:
+            raise
+        from flows.console import fail
+
+        fail(error)
+        raise typer.Exit(CONFIG_FAULT if isinstance(error, ConfigError) else USER_FAULT) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("interrupted; what was committed or published stays", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def ingest(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Bring new scenes into the cube."""
+    from flows import console, verbs
+
+    with errors(debug=debug):
+        with console.progress_bar("ingesting scenes") as progress:
+            done = verbs.ingest(config, progress=progress)
+        if json:
+            console.as_json(done)
+            return
+        counts = ", ".join(f"{count} {state}" for state, count in done.states.items() if count) or "nothing new"
+        console.out().print(f"{counts}; snapshot {done.snapshot or 'none'}")
+        for one in done.refused:
+            console.out().print(f"  {one.file}: {one.state}, {one.reason}: {one.detail}", markup=False)
+        if done.snapshot is None:
+            console.out().print("The inbox holds no scene that fits the configuration: run cubecast doctor.")
+            raise typer.Exit(USER_FAULT)
+
+
+@app.command()
+def train(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Train the network on the newest snapshot and register it."""
+    from flows import console, verbs
+
+    with errors(debug=debug):
+        with console.training_bars() as watcher:
+            trained = verbs.train(config, watcher=watcher)
+        if json:
+            console.as_json(trained)
+            return
+        for line in console.trained_lines(trained):
+            console.out().print(line)
+        if trained.test:
+            console.out().print(console.error_table(trained.test, "Mean absolute error over the test part"))
+
+
+@app.command()
+def forecast(
+    config: ConfigOption,
+    *,
+    init: Annotated[
+        str, typer.Option("--init", help="Init time of a hindcast, UTC, like 2020-04-01T13:10Z. Default: newest scene.")
+    ] = "",
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Publish one forecast run as GeoTIFFs."""
+    from flows import console, verbs
+
+    with errors(debug=debug):
+        done = verbs.forecast(config, init=_time(init))
+        if json:
+            console.as_json(done)
+            return
+        console.out().print(f"init {done.init}, by {done.model}")
+        for file in done.files:
+            console.out().print(f"  {file}", markup=False)
+
+
+@app.command()
+def verify(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Score published forecasts whose truth has come."""
+    from flows import console, verbs
+
+    with errors(debug=debug):
+        with console.progress_bar("verifying runs") as progress:
+            done = verbs.verify(config, progress=progress)
+        if json:
+            console.as_json(done)
+            return
+        console.out().print(f"{done.scored} lead(s) scored now, {done.runs} run(s) with scores")
+        if done.table:
+            console.out().print(console.error_table(done.table, "Mean absolute error of published forecasts"))
+
+
+def _time(text: str):  # noqa: ANN202 - datetime is not imported at start-up
+    from pipeline.errors import CubecastError
+    from pipeline.times import parse_time
+
+    if not text:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise CubecastError(f"--init: {error}") from None
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(app(standalone_mode=True))

@@ -1,0 +1,130 @@
+"""What the command line shows: progress bars, tables, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from flows.verbs import ErrorRow, Progress, Trained
+    from models.experiment import Watcher
+    from models.training import Progress as TrainingProgress
+
+OUR_NAMES = ("forecast", "model")  # what is compared with the baselines, in a verification and in a training
+
+
+def out() -> Console:
+    """Where results go."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """Where progress and errors go, so that results can be piped."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def as_json(value: Any) -> None:
+    """Prints a summary for machines: one JSON document."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Progress]:
+    """A bar that is told (done, total)."""
+    with _bars() as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training_bars() -> Iterator[Watcher]:
+    """A bar for each phase of a training; the training's own shows the loss."""
+    from models.experiment import Watcher
+
+    with _bars() as bars:
+        state: dict[str, Any] = {"task": None}
+
+        def phase(name: str) -> None:
+            if state["task"] is not None:
+                bars.update(state["task"], total=1, completed=1)
+            state["task"] = bars.add_task(name, total=None)
+
+        def prepared(done: int, total: int) -> None:
+            bars.update(state["task"], completed=done, total=total)
+
+        def step(at: TrainingProgress) -> None:
+            done = (at.epoch - 1) * at.steps + at.step
+            text = f"training, epoch {at.epoch} of {at.epochs}, loss {at.loss:.4f}"
+            bars.update(state["task"], completed=done, total=at.epochs * at.steps, description=text)
+
+        yield Watcher(phase, prepared, step)
+        if state["task"] is not None:
+            bars.update(state["task"], total=1, completed=1)
+
+
+def _bars() -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=err())
+
+
+def error_table(rows: Sequence[ErrorRow], title: str) -> Table:
+    """Mean absolute error by lead: ours beside the baselines, and how much of theirs it takes away."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in ("lead", "band", "forecast", "extrapolation", "persistence", "vs extrapolation", "vs persistence"):
+        table.add_column(name, justify="left" if name == "band" else "right")
+    for row in rows:
+        ours = next(row.mae[name] for name in OUR_NAMES if name in row.mae)
+        errors = [ours, row.mae["extrapolation"], row.mae["persistence"]]
+        gains = [f"{100 * (ours / other - 1):+.0f} %" if other else "-" for other in errors[1:]]
+        table.add_row(lead_text(row.lead_minutes), f"{row.band} ({row.unit})", *(f"{e:.4g}" for e in errors), *gains)
+    return table
+
+
+def lead_text(minutes: int) -> str:
+    """A lead time for people.
+
+    >>> lead_text(90), lead_text(2880)
+    ('+90 min', '+2 d')
+    """
+    return f"+{minutes // 1440} d" if minutes >= 2880 and minutes % 1440 == 0 else f"+{minutes} min"
+
+
+def trained_lines(trained: Trained) -> list[str]:
+    """What a training came to, in sentences."""
+    role = "now the champion" if trained.champion else "registered beside the champion"
+    gain = (
+        f"{100 * trained.validation_skill:+.1f} % of the extrapolation's squared error taken away on validation chips"
+    )
+    return [f"{trained.model} version {trained.version}, {role}: {trained.epochs} epochs, {gain}"]
+
+
+def fail(error: Exception) -> None:
+    """Prints an error as its text."""
+    err().print(f"[red]error:[/red] {_escaped(str(error))}")
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

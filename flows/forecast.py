@@ -1,0 +1,31 @@
+"""The forecast flow: the newest snapshot and the champion into published GeoTIFFs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from prefect import flow, task
+
+from flows import verbs
+from flows.runs import FLOW_TIMEOUT, QUICK, run_name
+
+
+@task(**QUICK)
+def publish_forecast(config: Path, init: datetime | None) -> verbs.Forecasted:
+    """Makes and publishes one run."""
+    return verbs.forecast(config, init=init)
+
+
+@flow(name="forecast", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+def forecast(config: Path, init: datetime | None = None) -> str:
+    """Publishes one forecast run; the same run again changes nothing.
+
+    Args:
+        config: TOML file of the product.
+        init: for a hindcast, the init time (UTC); it sees only what was available then. Empty: the newest scene.
+
+    Returns:
+        Folder of the published run.
+    """
+    return publish_forecast(config, init).run

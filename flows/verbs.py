@@ -1,0 +1,164 @@
+"""What cubecast does, one function a verb: the command line and the Prefect tasks both call these.
+
+A verb takes the path of a configuration and plain values, and returns a small frozen summary of keys and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.experiment import Watcher
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that did not enter the cube, and why."""
+
+    file: str
+    state: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What came of an ingest: the newest snapshot, files of this run by state, files seen in all runs."""
+
+    snapshot: str | None
+    states: dict[str, int]
+    seen: dict[str, int]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """Mean absolute and root mean squared error at one lead and band, by predictor, in the unit of the band."""
+
+    lead_minutes: int
+    band: str
+    unit: str
+    mae: dict[str, float]
+    rmse: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a training: the model version, its MLflow run, and its errors over the test part."""
+
+    model: str
+    version: str
+    run_id: str
+    champion: bool
+    snapshot: str
+    epochs: int
+    validation_skill: float
+    test: tuple[ErrorRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasted:
+    """A published run."""
+
+    run: str
+    init: str
+    model: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What came of a verification: leads scored now, runs with scores, errors by lead over all of them."""
+
+    scored: int
+    runs: int
+    table: tuple[ErrorRow, ...]
+
+
+def ingest(config: Path, *, progress: Progress | None = None) -> Ingested:
+    """Brings new scenes into the cube; says of each file that it refused why.
+
+    Raises:
+        CubecastError: the configuration, the inbox or the cube has a fault.
+    """
+    from pipeline.config import load
+    from pipeline.ingest import ingest as run
+    from pipeline.ledger import State
+
+    report = run(load(config), progress=progress)
+    refused = tuple(
+        Refused(entry.key.name, entry.state.value, entry.reason, entry.detail)
+        for entry in report.entries
+        if entry.state is not State.ACCEPTED
+    )
+    states = {state.value: report.count(state) for state in State}
+    return Ingested(report.snapshot, states, {state.value: n for state, n in report.seen.items()}, refused)
+
+
+def train(config: Path, *, watcher: Watcher | None = None) -> Trained:
+    """Trains the network on the newest snapshot, records and registers it.
+
+    Raises:
+        CubecastError: the cube is missing or too short, or MLflow does not answer.
+    """
+    from pipeline.config import load
+
+    settings = load(config)
+    from models.experiment import train as run
+    from models.registry import open_registry
+
+    outcome = run(settings, open_registry(settings), watcher=watcher)
+    registered = outcome.registered
+    return Trained(
+        registered.name,
+        registered.version,
+        registered.run_id,
+        registered.champion,
+        outcome.snapshot,
+        len(outcome.history),
+        max(epoch["val_skill"] for epoch in outcome.history),
+        tuple(ErrorRow(row.lead_minutes, row.band, row.unit, row.mae, row.rmse) for row in outcome.table(settings)),
+    )
+
+
+def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
+    """Publishes one forecast run: from the newest scene, or a hindcast for ``init``.
+
+    Raises:
+        CubecastError: nothing to start from, no usable model, or the run fails a check.
+    """
+    from pipeline.config import load
+
+    settings = load(config)
+    from models.registry import open_registry
+    from pipeline.catalog import read_run
+    from pipeline.forecast import forecast as run
+    from pipeline.times import stamp
+
+    champion = open_registry(settings).load_champion(settings)
+    published = read_run(run(settings, champion, init=init))
+    files = tuple(str(path) for _, path in sorted(published.leads.items()))
+    model = f"{published.model.name} {published.model.version}"
+    return Forecasted(str(published.path), stamp(published.init), model, files)
+
+
+def verify(config: Path, *, progress: Progress | None = None) -> Verified:
+    """Scores published forecasts whose truth has come.
+
+    Raises:
+        CubecastError: there is no cube.
+    """
+    from pipeline.config import load
+    from pipeline.verify import verify as run
+
+    settings = load(config)
+    report = run(settings, progress=progress)
+    units = {band.name: band.units for band in settings.bands}
+    table = tuple(ErrorRow(r.lead_minutes, r.band, units[r.band], r.mae, r.rmse) for r in report.table())
+    return Verified(report.scored, len(report.runs), table)

@@ -1,0 +1,29 @@
+"""The verify flow: arrived truth against published forecasts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+
+from flows import verbs
+from flows.runs import FLOW_TIMEOUT, QUICK, log_progress, run_name
+
+
+@task(**QUICK)
+def score_forecasts(config: Path) -> verbs.Verified:
+    """Scores every published lead whose truth has come."""
+    return verbs.verify(config, progress=log_progress("runs"))
+
+
+@flow(name="verify", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+def verify(config: Path) -> int:
+    """Scores every published lead whose truth has come, once, beside persistence and extrapolation.
+
+    Args:
+        config: TOML file of the product.
+
+    Returns:
+        How many leads were scored now.
+    """
+    return score_forecasts(config).scored
