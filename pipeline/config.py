@@ -57,27 +57,27 @@ class ProviderSpec(Spec):
 
     name: str = Field(min_length=1, description="Name of the organisation")
     roles: tuple[Literal["licensor", "producer", "processor", "host"], ...] = Field(
-        ("producer",), description="What it did: licensor, producer, processor, host"
+        default=("producer",), description="What it did: licensor, producer, processor, host"
     )
-    url: str | None = Field(None, description="Its address")
+    url: str | None = Field(default=None, description="Its address")
 
 
 class ProductSpec(Spec):
     """What the forecasts are called and under which terms they may be used."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Short name: small letters, digits, - and _")
-    title: str = Field("", description="One line for catalogues")
-    licence: str = Field("other", min_length=1, description="SPDX identifier of the licence, or 'other'")
-    attribution: str = Field("", description="Credit that must accompany every copy")
-    providers: tuple[ProviderSpec, ...] = Field((), description="Who made the data")
+    title: str = Field(default="", description="One line for catalogues")
+    licence: str = Field(default="other", min_length=1, description="SPDX identifier of the licence, or 'other'")
+    attribution: str = Field(default="", description="Credit that must accompany every copy")
+    providers: tuple[ProviderSpec, ...] = Field(default=(), description="Who made the data")
 
 
 class MaskSpec(Spec):
     """A folder of mask rasters beside the scenes (clouds, shadows)."""
 
     folder: Path = Field(description="Folder of the masks")
-    suffix: str = Field("", description="What a mask's file name has between the scene's stem and .tif")
-    values: tuple[int, ...] = Field((1,), min_length=1, description="Mask values that make a pixel unusable")
+    suffix: str = Field(default="", description="What a mask's file name has between the scene's stem and .tif")
+    values: tuple[int, ...] = Field(default=(1,), min_length=1, description="Mask values that make a pixel unusable")
 
 
 class SceneSpec(Spec):
@@ -85,18 +85,24 @@ class SceneSpec(Spec):
 
     folder: Path = Field(description="Inbox of GeoTIFF scenes")
     pattern: str = Field(
-        "*{time}.tif",
+        default="*{time}.tif",
         description="File name with {time} where the acquisition time stands and {tile} where a tile's name does; "
         "* is anything",
     )
-    time_format: str = Field("%Y%m%dT%H%MZ", min_length=2, description="strptime format of {time}, UTC")
-    time_tag: str | None = Field(None, description="TIFF tag with the acquisition time, instead of the file name")
-    revision_tag: str | None = Field(None, description="TIFF tag with the processing baseline or time")
-    available_tag: str | None = Field(None, description="TIFF tag with the time when the scene became available")
-    latency: timedelta = Field(
-        timedelta(0), ge=timedelta(0), description="From acquisition to availability where no tag says it (ISO 8601)"
+    time_format: str = Field(default="%Y%m%dT%H%MZ", min_length=2, description="strptime format of {time}, UTC")
+    time_tag: str | None = Field(
+        default=None, description="TIFF tag with the acquisition time, instead of the file name"
     )
-    mask: MaskSpec | None = Field(None, description="Masks beside the scenes")
+    revision_tag: str | None = Field(default=None, description="TIFF tag with the processing baseline or time")
+    available_tag: str | None = Field(
+        default=None, description="TIFF tag with the time when the scene became available"
+    )
+    latency: timedelta = Field(
+        default=timedelta(0),
+        ge=timedelta(0),
+        description="From acquisition to availability where no tag says it (ISO 8601)",
+    )
+    mask: MaskSpec | None = Field(default=None, description="Masks beside the scenes")
 
     @field_validator("pattern")
     @classmethod
@@ -144,20 +150,23 @@ class BandSpec(Spec):
     """One band of the scenes. Physical value = DN * scale + offset."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name in the cube and in the forecasts")
-    index: int = Field(1, ge=1, description="Band number in the scene, from 1")
+    index: int = Field(default=1, ge=1, description="Band number in the scene, from 1")
     dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"] = Field(
         description="Type of the DN"
     )
-    units: str = Field("1", description="Unit of the physical value (UDUNITS)")
-    scale: float = Field(1.0, description="DN to unit: factor")
-    offset: float = Field(0.0, description="DN to unit: addend")
-    nodata: float | None = Field(None, description="DN of a missing pixel (nan for floats); absent: all are valid")
-    valid_min: float | None = Field(None, description="Smallest possible physical value")
-    valid_max: float | None = Field(None, description="Largest possible physical value")
-    floor: float | None = Field(
-        None, description="Lower physical values count as this one (radar: no echo); nothing is changed in the cube"
+    units: str = Field(default="1", description="Unit of the physical value (UDUNITS)")
+    scale: float = Field(default=1.0, description="DN to unit: factor")
+    offset: float = Field(default=0.0, description="DN to unit: addend")
+    nodata: float | None = Field(
+        default=None, description="DN of a missing pixel (nan for floats); absent: all are valid"
     )
-    forecast: bool = Field(True, description="Forecast this band; false: input only")
+    valid_min: float | None = Field(default=None, description="Smallest possible physical value")
+    valid_max: float | None = Field(default=None, description="Largest possible physical value")
+    floor: float | None = Field(
+        default=None,
+        description="Lower physical values count as this one (radar: no echo); nothing is changed in the cube",
+    )
+    forecast: bool = Field(default=True, description="Forecast this band; false: input only")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -228,11 +237,6 @@ class AxisSpec(Spec):
             raise ValueError(msg)
         return cadence
 
-    @model_validator(mode="after")
-    def _whole_seconds(self) -> Self:
-        self.axis()
-        return self
-
     def axis(self) -> TimeAxis:
         """The axis as a value."""
         return TimeAxis(self.origin, self.cadence)
@@ -241,47 +245,57 @@ class AxisSpec(Spec):
 class SampleSpec(Spec):
     """How forecast samples are cut from the cube."""
 
-    context_frames: int = Field(4, ge=1, le=64, description="Observed frames that a forecast sees")
-    max_age: int = Field(8, ge=1, description="Oldest context frame, in slots before the init time")
-    horizon: int = Field(6, ge=1, le=288, description="How many slots ahead")
-    test_fraction: float = Field(0.2, gt=0, lt=0.9, description="Last part of the observed slots, never trained on")
-    validation_fraction: float = Field(0.2, gt=0, lt=0.9, description="Part of the rest that watches the training")
-    block_buffer: int = Field(48, ge=0, description="Pixels kept free around validation blocks (short series)")
-    max_inits: int = Field(96, ge=1, description="Init times used for training at most, spread evenly")
+    context_frames: int = Field(default=4, ge=1, le=64, description="Observed frames that a forecast sees")
+    max_age: int = Field(default=8, ge=1, description="Oldest context frame, in slots before the init time")
+    horizon: int = Field(default=6, ge=1, le=288, description="How many slots ahead")
+    test_fraction: float = Field(
+        default=0.2, gt=0, lt=0.9, description="Last part of the observed slots, never trained on"
+    )
+    validation_fraction: float = Field(
+        default=0.2, gt=0, lt=0.9, description="Part of the rest that watches the training"
+    )
+    block_buffer: int = Field(default=48, ge=0, description="Pixels kept free around validation blocks (short series)")
+    max_inits: int = Field(default=96, ge=1, description="Init times used for training at most, spread evenly")
 
 
 class MotionSpec(Spec):
     """How motion between frames is estimated."""
 
-    method: Literal["dis", "none"] = Field("dis", description="dis: OpenCV's dense inverse search; none: nothing moves")
-    band: int = Field(1, ge=1, description="Band whose motion is followed (from 1, in the order of [[bands]])")
-    smoothing: float = Field(0.01, ge=0, le=0.5, description="Blur of the flow, as a part of the shorter side")
-    max_speed: float = Field(40.0, gt=0, description="Fastest motion believed, in pixels per slot")
+    method: Literal["dis", "none"] = Field(
+        default="dis", description="dis: OpenCV's dense inverse search; none: nothing moves"
+    )
+    band: int = Field(default=1, ge=1, description="Band whose motion is followed (from 1, in the order of [[bands]])")
+    smoothing: float = Field(default=0.01, ge=0, le=0.5, description="Blur of the flow, as a part of the shorter side")
+    max_speed: float = Field(default=40.0, gt=0, description="Fastest motion believed, in pixels per slot")
 
 
 class TrainingSpec(Spec):
     """The attention ConvLSTM and how it is trained."""
 
     patch: int = Field(
-        4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost"
+        default=4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost"
     )
-    filters: int = Field(24, ge=1, description="Channels of the ConvLSTM's state")
-    attention_units: int = Field(16, ge=1, description="Channels of the additive attention")
-    chip: int = Field(128, ge=16, description="Training chip (px)")
-    batch: int = Field(4, ge=1, description="Chips a step")
-    steps_per_epoch: int = Field(60, ge=1, description="Steps an epoch")
-    epochs: int = Field(12, ge=1, description="Epochs at most")
-    budget: timedelta = Field(timedelta(minutes=10), gt=timedelta(0), description="Wall time at most (ISO 8601)")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW; cosine decay")
-    seed: int = Field(0, ge=0, description="Seed of weights and sampling")
+    filters: int = Field(default=24, ge=1, description="Channels of the ConvLSTM's state")
+    attention_units: int = Field(default=16, ge=1, description="Channels of the additive attention")
+    chip: int = Field(default=128, ge=16, description="Training chip (px)")
+    batch: int = Field(default=4, ge=1, description="Chips a step")
+    steps_per_epoch: int = Field(default=60, ge=1, description="Steps an epoch")
+    epochs: int = Field(default=12, ge=1, description="Epochs at most")
+    budget: timedelta = Field(
+        default=timedelta(minutes=10), gt=timedelta(0), description="Wall time at most (ISO 8601)"
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate of AdamW; cosine decay")
+    seed: int = Field(default=0, ge=0, description="Seed of weights and sampling")
 
 
 class ForecastSpec(Spec):
     """How forecasts are made and published."""
 
-    tile: int = Field(1024, ge=64, description="Tile of a prediction (px); the network's reach is added around it")
+    tile: int = Field(
+        default=1024, ge=64, description="Tile of a prediction (px); the network's reach is added around it"
+    )
     delay: timedelta = Field(
-        timedelta(0),
+        default=timedelta(0),
         ge=timedelta(0),
         description="A hindcast sees what was available this long after its init time (ISO 8601)",
     )
@@ -290,15 +304,15 @@ class ForecastSpec(Spec):
 class TrackingSpec(Spec):
     """Where MLflow keeps the record."""
 
-    uri: str = Field("", description="MLflow tracking address; empty: SQLite in the workspace")
-    experiment: str = Field("", description="MLflow experiment; empty: the product's name")
+    uri: str = Field(default="", description="MLflow tracking address; empty: SQLite in the workspace")
+    experiment: str = Field(default="", description="MLflow experiment; empty: the product's name")
 
 
 class ServiceSpec(Spec):
     """Addresses on this machine and beyond."""
 
-    prefect_port: int = Field(4200, ge=1024, le=65535, description="Port of `cubecast up`'s Prefect server")
-    mlflow_port: int = Field(5000, ge=1024, le=65535, description="Port of `cubecast up`'s MLflow server")
+    prefect_port: int = Field(default=4200, ge=1024, le=65535, description="Port of `cubecast up`'s Prefect server")
+    mlflow_port: int = Field(default=5000, ge=1024, le=65535, description="Port of `cubecast up`'s MLflow server")
 
 
 @dataclass(frozen=True, slots=True)

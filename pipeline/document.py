@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,7 +60,8 @@ def write(what: Sections, path: Path, *, notes: tuple[str, ...] = (), overwrite:
         aside.write_text(render(what, notes=notes, folder=path.resolve().parent), encoding="utf-8")
         aside.replace(path)
     except (OSError, UnicodeEncodeError) as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         msg = f"the configuration is written to {path}, but that fails: {error}. Choose another --output"
         raise ConfigError(msg) from None
 

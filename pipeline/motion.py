@@ -251,7 +251,7 @@ def _at(flow: NDArray[np.float32], travelled: NDArray[np.float32]) -> NDArray[np
 
 
 def _sample(layers: NDArray[np.float32], travelled: NDArray[np.float32], *, border: int) -> NDArray[np.float32]:
-    """``(y, x, layer)`` sampled one by one: two at once OpenCV 5.0 rounds to 1/32 px and takes 5 times as long."""
+    """``(y, x, layer)`` sampled one by one: two at once OpenCV 5.0 rounds to 1/32 px and takes 4 times as long."""
     singles = (np.ascontiguousarray(layer) for layer in np.moveaxis(layers, 2, 0))
     return np.dstack([_remap(single, travelled, cv2.INTER_LINEAR, border=border) for single in singles])
 

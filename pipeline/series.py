@@ -30,8 +30,7 @@ TIME_TAG = re.compile("acqui|sensing|observ|time|date", re.IGNORECASE)
 
 DAY_S = 86400
 STEPS = np.array(
-    [1, 2, 5, 10, 15, 20, 30]
-    + [60 * m for m in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)]
+    [60 * m for m in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)]
     + [3600 * h for h in (1, 2, 3, 4, 6, 8, 12)]
     + [DAY_S * d for d in range(1, 401)]
 )
@@ -196,16 +195,15 @@ def cadence(times: Sequence[datetime]) -> Cadence:
     step = step_of(at)
     if step is None:
         step = int(STEPS[min(np.searchsorted(STEPS, np.diff(at).mean()), len(STEPS) - 1)])
-        return Cadence(
-            timedelta(seconds=step), False, ("the scenes follow no step: their mean gap is taken as cadence",)
-        )
+        note = "the scenes follow no step of whole minutes: about their mean gap is taken as cadence"
+        return Cadence(timedelta(seconds=step), False, (note,))
     repeated = len(times) - len(at)
     notes = (f"{repeated} scenes have the time of another one",) if repeated else ()
     return Cadence(timedelta(seconds=step), True, notes)
 
 
 def step_of(at: NDArray[np.int64]) -> int | None:
-    """The largest step that 95 % of the gaps are whole multiples of, to 10 %, and that gives 95 % of times an own slot.
+    """The largest step, of whole minutes, that 95 % of gaps are multiples of to 10 % and that gives 95 % an own slot.
 
     Among the steps up to a tenth smaller it is the one that the gaps fit best (three gaps of 10 days also fit 11), of
     equally good ones the roundest. None where such a step would leave 98 % of the slots empty.
@@ -225,10 +223,10 @@ def step_of(at: NDArray[np.int64]) -> int | None:
 
 
 def _rounded(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The commonest gaps, to the second, minute, hour and day."""
+    """The commonest gaps, to the minute, hour and day."""
     values, counts = np.unique(gaps, return_counts=True)
     common = np.append(values[np.argsort(-counts)][:20], np.median(gaps))
-    rounded = np.concatenate([np.round(common / unit) * unit for unit in (1, 60, 3600, DAY_S)]).astype(np.int64)
+    rounded = np.concatenate([np.round(common / unit) * unit for unit in (60, 3600, DAY_S)]).astype(np.int64)
     return rounded[rounded > 0]
 
 

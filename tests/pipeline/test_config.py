@@ -121,7 +121,7 @@ def test_a_bad_variable_of_the_environment_is_an_error_of_the_user(monkeypatch: 
         ("grid.transform", [1, 0, 0, 0, -1], "grid.transform.5 = [1, 0, 0, 0, -1]: is required"),
         ("grid.width", 0, "grid.width = 0"),
         ("axis.cadence", "PT0S", "axis.cadence"),
-        ("axis.cadence", "PT0.5S", "whole number of seconds"),
+        ("axis.cadence", "PT0.5S", "is whole minutes"),
         ("axis.cadence", "often", "axis.cadence = 'often'"),
         ("samples.max_age", 2, "samples.max_age holds the context: at least 3, found 2"),
         ("motion.band", 2, "motion.band is one of the 1 bands, found 2"),

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from rasterio.transform import Affine
 
 from pipeline.config import (
@@ -47,7 +48,7 @@ REAL = (
 UTM: dict[str, Any] = {"crs": "EPSG:32633", "transform": Affine(10, 0, 465_000, 0, -10, 5_080_000)}
 
 
-def scene(path: Path, *, tags: dict[str, str] | None = None, values: object = 1, **profile: Any) -> Path:
+def scene(path: Path, *, tags: dict[str, str] | None = None, values: ArrayLike = 1, **profile: Any) -> Path:
     """A small GeoTIFF; every pixel has the value, or the values of an array ``(band, y, x)``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"driver": "GTiff", "width": 20, "height": 16, "count": 1, "dtype": "uint8", **UTM, **profile}
@@ -225,6 +226,12 @@ def test_scenes_some_seconds_late_keep_their_step(count: int, seed: int) -> None
     late = np.random.default_rng(seed).integers(0, 10, count)
     late[0] = late[-1] = 0
     assert step_of(np.arange(count) * 300 + late) == 300
+
+
+def test_scenes_faster_than_the_axis_can_count_ask_for_the_cadence(tmp_path: Path) -> None:
+    guess = inspect(series(tmp_path, every(timedelta(seconds=20), 9), "a_%Y%m%dT%H%M%SZ.tif"))
+    assert guess.axis.cadence == timedelta(minutes=1)
+    assert guess.questions[-1].field == "axis.cadence"
 
 
 def test_scenes_without_rhythm_ask_for_the_cadence(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""The demo: made-up scenes through the real flows, and a table that says what the model is worth."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import console, verbs
+from pipeline.errors import CubecastError, NoSkillError
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+
+FOLDER = Path("work/demo")
+CONFIG = "product.toml"
+MARKER = ".cubecast-demo"
+FRAMES = 72
+HINDCASTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What a demo left behind.
+
+    Attributes:
+        config: its configuration, usable with every other command.
+        runs: folders of the published forecast runs, by init time.
+        picture: one PNG: context, attention, forecast, truth.
+        table: errors by lead over all runs.
+    """
+
+    config: Path
+    runs: tuple[Path, ...]
+    picture: Path
+    table: tuple[verbs.ErrorRow, ...]
+
+
+def demo(folder: Path) -> Demo:
+    """Makes scenes, then ingests, trains, forecasts and verifies through Prefect.
+
+    Raises:
+        CubecastError: ``folder`` holds something that is no demo.
+        NoSkillError: the trained model does not beat persistence.
+    """
+    _clear(folder)
+    config = write_product(folder)
+    _use_prefect_in(folder)
+    from flows import forecast, ingest, train, verify
+
+    with console.step("ingest: scenes into the cube"):
+        ingest.ingest(config)
+    with console.training_bars() as watcher, runs_watching(watcher):
+        train.train(config)
+    inits = verbs.test_inits(config, HINDCASTS)
+    with console.step(f"forecast: {len(inits)} runs over the stretch that the training never saw"):
+        runs = tuple(Path(forecast.forecast(config, init)) for init in inits)
+    with console.step("verify: forecasts against what came true"):
+        verify.verify(config)
+    picture = verbs.picture(config, inits[-1], folder / "forecast.png")
+    result = Demo(config, runs, picture, verbs.verify(config).table)
+    check(result.table)
+    return result
+
+
+def check(table: Sequence[verbs.ErrorRow]) -> None:
+    """Raises NoSkillError unless the forecasts beat persistence on the mean over leads."""
+
+    def mean(name: str) -> float:
+        return sum(row.mae[name] for row in table) / len(table)
+
+    if not table or not mean("forecast") < mean("persistence"):
+        ours, theirs = (mean("forecast"), mean("persistence")) if table else (float("nan"), float("nan"))
+        msg = f"the trained model must beat persistence; mean absolute error {ours:.4g}, persistence {theirs:.4g}"
+        raise NoSkillError(msg)
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
+        msg = f"the demo starts from an empty folder, but {folder} holds something else: choose another with --folder"
+        raise CubecastError(msg)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()
+
+
+def write_product(folder: Path) -> Path:
+    """Made-up scenes, with one late, one repeated, one corrupt and one half-written, and their configuration."""
+    from pipeline.config import load
+    from pipeline.inspect import inspect, write
+    from pipeline.synthetic import SyntheticSpec
+    from pipeline.synthetic_scenes import write_scenes
+
+    with console.step("making scenes: clouds over ground, 72 slots of 5 minutes"):
+        scenes = write_scenes(folder / "scenes", SyntheticSpec(frames=FRAMES)).folder
+    path = folder / CONFIG
+    write(inspect(scenes), path)
+    write(_tuned(load(path), folder), path, overwrite=True)
+    return path
+
+
+def _tuned(settings: Settings, folder: Path) -> Settings:
+    """What no look at the scenes can tell, and a training that fits a demo's time."""
+    from pipeline.synthetic_scenes import AVAILABLE_TAG
+
+    product = {"name": "demo", "title": "Made-up clouds", "licence": "CC0-1.0", "attribution": "cubecast demo"}
+    return settings.model_copy(
+        update={
+            "workspace": folder.resolve() / "product",
+            "product": settings.product.model_copy(update=product),
+            "scenes": settings.scenes.model_copy(update={"available_tag": AVAILABLE_TAG}),
+            "samples": settings.samples.model_copy(update={"horizon": 6, "test_fraction": 1 / 3}),
+            "forecast": settings.forecast.model_copy(update={"delay": timedelta(minutes=3)}),
+            "training": settings.training.model_copy(update={"epochs": 8, "steps_per_epoch": 40}),
+        }
+    )
+
+
+def _use_prefect_in(folder: Path) -> None:
+    """Prefect's own server for this process, with its database in the demo's folder; set before Prefect is imported."""
+    os.environ |= {
+        "PREFECT_HOME": str(folder.resolve() / "prefect"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+    os.environ.pop("PREFECT_API_URL", None)

@@ -1,0 +1,141 @@
+"""One forecast of one band and all around it, as numbers: what was seen, what was said, what came, how far off it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+Maps = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Episode:
+    """Everything that a picture of a forecast shows.
+
+    Attributes:
+        product: its name.
+        band: the band's name.
+        units: of the band.
+        model: what made the forecast.
+        attribution: credit that must accompany every picture; may be empty.
+        init: init time, UTC.
+        cadence: one slot.
+        acquired: times of the context frames, UTC, oldest first.
+        context: ``(frame, y, x)``, as observed, in the units of the band; NaN where missing.
+        forecast: ``(lead, y, x)``, for leads 1, 2, ... slots; NaN where nothing is known.
+        truth: shape of ``forecast``, NaN where missing; None where nothing has come yet.
+        attention: ``(lead, frame, y / patch, x / patch)``, weights from 0 to 1 where things are at the init time, NaN where
+            no frame has a valid pixel; None for a forecast without.
+        patch: side of a patch of ``attention``, pixels.
+    """
+
+    product: str
+    band: str
+    units: str
+    model: str
+    attribution: str
+    init: datetime
+    cadence: timedelta
+    acquired: tuple[datetime, ...]
+    context: Maps
+    forecast: Maps
+    truth: Maps | None = None
+    attention: Maps | None = None
+    patch: int = 1
+
+    def __post_init__(self) -> None:
+        frames, height, width = self.context.shape
+        if len(self.acquired) != frames or not frames:
+            msg = f"an episode has one time for each of its context frames, found {len(self.acquired)} for {frames}"
+            raise ValueError(msg)
+        if self.forecast.shape[1:] != (height, width) or not len(self.forecast):
+            msg = f"an episode's forecast is (lead, {height}, {width}) as its context, found {self.forecast.shape}"
+            raise ValueError(msg)
+        if self.truth is not None and self.truth.shape != self.forecast.shape:
+            msg = f"an episode's truth has the shape of its forecast, {self.forecast.shape}, found {self.truth.shape}"
+            raise ValueError(msg)
+        needed = (len(self.forecast), frames, -(-height // self.patch), -(-width // self.patch))
+        if self.attention is not None and self.attention.shape != needed:
+            msg = f"an episode's attention is (lead, frame, y, x) = {needed}, found {self.attention.shape}"
+            raise ValueError(msg)
+
+    @property
+    def horizon(self) -> int:
+        """Number of leads."""
+        return len(self.forecast)
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """``(height, width)`` in pixels."""
+        return self.context.shape[1], self.context.shape[2]
+
+    def valid_time(self, lead: int) -> datetime:
+        """When the forecast for a lead (slots, from 1) is true."""
+        return self.init + lead * self.cadence
+
+    def newest_frames(self, count: int) -> tuple[int, ...]:
+        """The newest ``count`` frames that show anything, oldest first."""
+        filled = np.flatnonzero(np.isfinite(self.context).any(axis=(1, 2)))
+        return tuple(filled[-count:].tolist())
+
+    def spread_leads(self, count: int) -> tuple[int, ...]:
+        """At most ``count`` leads (slots, from 1) from the first to the last, evenly; a single one is the last."""
+        first = 1 if count > 1 else self.horizon
+        return tuple(sorted(set(np.linspace(first, self.horizon, count).round().astype(int).tolist())))
+
+    def persistence(self) -> Maps:
+        """``(y, x)``: the newest valid value of each pixel; NaN where there is none."""
+        newest = self.context[0]
+        for frame in self.context[1:]:
+            newest = np.where(np.isfinite(frame), frame, newest)
+        return newest
+
+    def error(self, lead: int) -> Maps:
+        """``(y, x)``: forecast minus truth at a lead; NaN where either is missing."""
+        return self.forecast[lead - 1] - self._truth(lead)
+
+    def persistence_error(self, lead: int) -> Maps:
+        """``(y, x)``: persistence minus truth at a lead; NaN where either is missing."""
+        return self.persistence() - self._truth(lead)
+
+    def mean_errors(self, lead: int) -> MeanErrors | None:
+        """Mean absolute errors at a lead, over the pixels where both are known; None where there is no such pixel."""
+        own, still = np.abs(self.error(lead)), np.abs(self.persistence_error(lead))
+        both = np.isfinite(own) & np.isfinite(still)
+        return MeanErrors(lead, float(own[both].mean()), float(still[both].mean())) if both.any() else None
+
+    def mean_weights(self) -> Maps:
+        """``(lead, frame)``: mean weight over the patches where anything is known; NaN without attention."""
+        if self.attention is None:
+            return np.full((self.horizon, len(self.acquired)), np.nan, np.float32)
+        known = np.isfinite(self.attention)
+        return np.where(known, self.attention, 0).sum(axis=(2, 3)) / np.maximum(known.sum(axis=(2, 3)), 1)
+
+    def _truth(self, lead: int) -> Maps:
+        return np.full(self.grid_shape, np.nan, np.float32) if self.truth is None else self.truth[lead - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanErrors:
+    """Mean absolute errors at one lead, on the same pixels, in the units of the band.
+
+    Attributes:
+        lead: slots after the init time.
+        forecast: of the forecast.
+        persistence: of the newest values left as they are.
+    """
+
+    lead: int
+    forecast: float
+    persistence: float
+
+    def skill(self) -> float:
+        """Part of persistence's error that the forecast takes away; 0 where persistence makes none.
+
+        >>> MeanErrors(6, forecast=15.0, persistence=20.0).skill()
+        0.25
+        """
+        return 1 - self.forecast / self.persistence if self.persistence > 0 else 0.0
