@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,62 @@ def errors(*, debug: bool) -> Iterator[None]:
             raise
         typer.echo("interrupted; what was committed or published stays", err=True)
         raise typer.Exit(130) from None
+
+
+@app.command()
+def init(
+    scenes: Annotated[Path, typer.Argument(help="Folder of GeoTIFF scenes.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("product.toml"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what was guessed.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Look at a folder of scenes and write a configuration for it."""
+    from flows import console
+
+    with errors(debug=debug):
+        from pipeline.inspect import inspect, write
+
+        guess = inspect(scenes)
+        if not yes:
+            guess = guess.answered(lambda question: typer.prompt(question.text, default=question.default))
+        write(guess, output, overwrite=overwrite)
+        for note in guess.notes:
+            console.out().print(f"note: {note}", markup=False)
+        console.out().print(f"wrote {output}. Next: cubecast doctor --config {output}", markup=False)
+
+
+@app.command()
+def doctor(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Check configuration, scenes and services, and say what to do about each fault."""
+    from flows import console, verbs
+
+    with errors(debug=debug):
+        findings = verbs.examine(config)
+        if json:
+            console.as_json({"findings": findings})
+        else:
+            console.findings(findings)
+        if any(finding.level == "fault" for finding in findings):
+            raise typer.Exit(USER_FAULT)
+
+
+@app.command()
+def demo(
+    *,
+    folder: Annotated[Path, typer.Option("--folder", help="Where the demo lives; made anew.")] = Path("work/demo"),
+    debug: DebugOption = False,
+) -> None:
+    """Made-up scenes through the real flows: ingest, train, forecast, verify."""
+    from flows import console
+
+    with errors(debug=debug):
+        from flows.demo import check, demo
+
+        done = demo(folder)
+        console.demo_report(done)
+        check(done.table)
 
 
 @app.command()
@@ -138,4 +195,5 @@ def _time(text: str):  # noqa: ANN202 - datetime is not imported at start-up
 
 def main() -> None:
     """Entry point."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on every import
     sys.exit(app(standalone_mode=True))

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from flows.demo import Demo
     from flows.verbs import ErrorRow, Progress, Trained
     from models.experiment import Watcher
     from models.training import Progress as TrainingProgress
+    from pipeline.doctor import Finding
 
 OUR_NAMES = ("forecast", "model")  # what is compared with the baselines, in a verification and in a training
 
@@ -43,9 +45,17 @@ def as_json(value: Any) -> None:
 @contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
     """A bar that is told (done, total)."""
-    with _bars() as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    bars = _bars()
+    task = bars.add_task(what, total=None)
+
+    def tell(done: int, total: int) -> None:
+        bars.start()  # only now: an error before any progress needs no bar
+        bars.update(task, completed=done, total=total)
+
+    try:
+        yield tell
+    finally:
+        bars.stop()
 
 
 @contextmanager
@@ -117,6 +127,28 @@ def trained_lines(trained: Trained) -> list[str]:
         f"{100 * trained.validation_skill:+.1f} % of the extrapolation's squared error taken away on validation chips"
     )
     return [f"{trained.model} version {trained.version}, {role}: {trained.epochs} epochs, {gain}"]
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """Prints what the doctor found, faults with their cure."""
+    colours = {"ok": "green", "warning": "yellow", "fault": "red"}
+    for one in found:
+        line = f"[{colours[one.level]}]{one.level:7}[/] {_escaped(one.what)}: {_escaped(one.found)}"
+        out().print(line + (f"\n        -> {_escaped(one.fix)}" if one.fix else ""))
+
+
+def demo_report(done: Demo) -> None:
+    """Prints what a demo left: the table, where the files are, how to open the pages."""
+    out().print(error_table(done.table, "Mean absolute error, over a stretch whose motion the training never saw"))
+    lines = [
+        "Forecast GeoTIFFs, one folder a run:",
+        *(f"  {run}" for run in done.runs),
+        f"Picture (context, attention, forecast, truth): {done.picture}",
+        f"MLflow:  {done.mlflow_command}",
+        f"Prefect: {done.prefect_command}",
+    ]
+    for line in lines:
+        out().print(line, markup=False)
 
 
 def fail(error: Exception) -> None:

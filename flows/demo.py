@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import console, verbs
+from flows.watching import watched
 from pipeline.errors import CubecastError, NoSkillError
 
 if TYPE_CHECKING:
@@ -39,32 +41,43 @@ class Demo:
     picture: Path
     table: tuple[verbs.ErrorRow, ...]
 
+    @property
+    def mlflow_command(self) -> str:
+        """Opens the page with experiments and models."""
+        database = self.config.parent / "product" / "mlflow" / "mlflow.db"
+        return f"{_program('mlflow')} ui --backend-store-uri sqlite:///{database}"
+
+    @property
+    def prefect_command(self) -> str:
+        """Opens the page with flow runs."""
+        return f"PREFECT_HOME={self.config.parent.resolve() / 'prefect'} {_program('prefect')} server start"
+
 
 def demo(folder: Path) -> Demo:
     """Makes scenes, then ingests, trains, forecasts and verifies through Prefect.
 
     Raises:
         CubecastError: ``folder`` holds something that is no demo.
-        NoSkillError: the trained model does not beat persistence.
     """
     _clear(folder)
     config = write_product(folder)
     _use_prefect_in(folder)
     from flows import forecast, ingest, train, verify
 
-    with console.step("ingest: scenes into the cube"):
+    with console.progress_bar("ingesting scenes") as progress, watched(progress=progress):
         ingest.ingest(config)
-    with console.training_bars() as watcher, runs_watching(watcher):
+    with console.training_bars() as training, watched(training=training):
         train.train(config)
+    runs: list[Path] = []
     inits = verbs.test_inits(config, HINDCASTS)
-    with console.step(f"forecast: {len(inits)} runs over the stretch that the training never saw"):
-        runs = tuple(Path(forecast.forecast(config, init)) for init in inits)
-    with console.step("verify: forecasts against what came true"):
+    with console.progress_bar("forecasting, over the stretch that the training never saw") as progress:
+        for init in inits:
+            runs.append(Path(forecast.forecast(config, init)))
+            progress(len(runs), len(inits))
+    with console.progress_bar("verifying") as progress, watched(progress=progress):
         verify.verify(config)
-    picture = verbs.picture(config, inits[-1], folder / "forecast.png")
-    result = Demo(config, runs, picture, verbs.verify(config).table)
-    check(result.table)
-    return result
+    picture = verbs.picture(config, inits[len(inits) // 2], folder / "forecast.png")
+    return Demo(config, tuple(runs), picture, verbs.verify(config).table)
 
 
 def check(table: Sequence[verbs.ErrorRow]) -> None:
@@ -77,6 +90,12 @@ def check(table: Sequence[verbs.ErrorRow]) -> None:
         ours, theirs = (mean("forecast"), mean("persistence")) if table else (float("nan"), float("nan"))
         msg = f"the trained model must beat persistence; mean absolute error {ours:.4g}, persistence {theirs:.4g}"
         raise NoSkillError(msg)
+
+
+def _program(name: str) -> str:
+    """A command of this environment, as a user here can type it."""
+    path = Path(sys.executable).with_name(name)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _clear(folder: Path) -> None:
@@ -95,8 +114,9 @@ def write_product(folder: Path) -> Path:
     from pipeline.synthetic import SyntheticSpec
     from pipeline.synthetic_scenes import write_scenes
 
-    with console.step("making scenes: clouds over ground, 72 slots of 5 minutes"):
+    with console.progress_bar(f"making {FRAMES} scenes: clouds over ground, every 5 minutes") as progress:
         scenes = write_scenes(folder / "scenes", SyntheticSpec(frames=FRAMES)).folder
+        progress(1, 1)
     path = folder / CONFIG
     write(inspect(scenes), path)
     write(_tuned(load(path), folder), path, overwrite=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from flows.watching import progress_watcher, training_watcher
 from pipeline.errors import CubecastError
 
 if TYPE_CHECKING:
@@ -46,11 +47,11 @@ def run_name() -> str:
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:
-    """Progress as lines of the run's log."""
+    """Progress as lines of the run's log, or to whoever watches."""
     from prefect.logging import get_run_logger
 
     log = get_run_logger()
-    return lambda done, total: log.info("%d of %d %s", done, total, what)
+    return progress_watcher.get() or (lambda done, total: log.info("%d of %d %s", done, total, what))
 
 
 def log_watcher() -> Watcher:
@@ -66,4 +67,4 @@ def log_watcher() -> Watcher:
         if at.step == at.steps:
             log.info("epoch %d of %d, loss %.4f", at.epoch, at.epochs, at.loss)
 
-    return Watcher(phase=lambda name: log.info("%s", name), step=step)
+    return training_watcher.get() or Watcher(phase=lambda name: log.info("%s", name), step=step)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from models.experiment import Watcher
+    from pipeline.doctor import Finding
 
 Progress = Callable[[int, int], None]
 
@@ -141,11 +142,59 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     from pipeline.forecast import forecast as run
     from pipeline.times import stamp
 
-    champion = open_registry(settings).load_champion(settings)
+    network = open_registry(settings).load_champion(settings)
+    champion = None if network is None else network.champion(settings.forecast.tile)
     published = read_run(run(settings, champion, init=init))
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"
     return Forecasted(str(published.path), stamp(published.init), model, files)
+
+
+def examine(config: Path) -> tuple[Finding, ...]:
+    """What ``cubecast doctor`` finds.
+
+    Raises:
+        ConfigError: the configuration cannot even be read.
+    """
+    from pipeline.config import load
+    from pipeline.doctor import examine as run
+
+    return run(load(config))
+
+
+def picture(config: Path, init: datetime, path: Path) -> Path:
+    """Writes a PNG of the champion's forecast for ``init``: context, attention, forecast, truth; returns its path.
+
+    Raises:
+        CubecastError: no champion, or nothing to start from.
+    """
+    from pipeline.config import load
+
+    settings = load(config)
+    from models.exhibit import draw_forecast
+    from models.registry import open_registry
+    from pipeline.errors import ModelError
+
+    network = open_registry(settings).load_champion(settings)
+    if network is None:
+        msg = f"a picture of attention needs a champion, {settings.product.name} has none: run cubecast train"
+        raise ModelError(msg)
+    return draw_forecast(settings, network, init, path)
+
+
+def test_inits(config: Path, count: int) -> list[datetime]:
+    """At most ``count`` init times, spread over the part of the cube that training never sees, truth included."""
+    from pipeline.config import load
+    from pipeline.cube import open_cube
+    from pipeline.samples import split, thin
+    from pipeline.store import CubeStore
+
+    settings = load(config)
+    cube = open_cube(CubeStore(settings.paths.cube))
+    shape = (settings.grid.height, settings.grid.width)
+    parts = split(cube.observed(), settings.samples, shape, settings.samples.block_buffer)
+    tests = [one for one in parts.test if one.targets[-1] < cube.size]
+    return [cube.layout.axis.valid_time(one.init) for one in thin(tests, count)]
 
 
 def verify(config: Path, *, progress: Progress | None = None) -> Verified:

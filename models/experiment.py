@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
+from models.exhibit import write_exhibits
 from models.networks import NetworkSpec
-from models.prediction import Card, assemble
+from models.prediction import Card, Network
 from models.registry import Registered, Registry
-from models.training import Fitted, Progress, Tracker, fit
+from models.training import Progress, Tracker, fit
 from pipeline.baselines import Ladder
 from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
 from pipeline.config import Settings
@@ -18,13 +19,16 @@ from pipeline.cube import Cube, open_cube
 from pipeline.evaluation import Scores, evaluate
 from pipeline.forecast import baselines, forecast_bands
 from pipeline.normalise import measure
-from pipeline.samples import Split, split
+from pipeline.record import ModelRef
+from pipeline.samples import Sample, Split, split, thin
 from pipeline.store import CubeStore
 from pipeline.times import minutes
 
 VALIDATION_CHIPS = 48
-TEST_INITS = 8  # spread over the test part: enough to report, cheap enough for every training
+TEST_PIXELS = 14_000_000  # scored after every training: 8 init times of a full Meteosat frame, all of a small product
+TEST_INITS = (4, 64)  # at least and at most
 MODEL = "model"
+EXHIBITS = "attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,12 @@ def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = N
             progress=watcher.step,
         )
         watcher.enter("scoring the test part")
-        scores = score(settings, material, fitted)
+        network = Network(fitted.model, material.card, ModelRef(settings.product.name, tracker.run_id, "network"))
+        scores = score(settings, material, network)
         if scores is not None:
             _log_scores(tracker, scores, settings)
+        watcher.enter("drawing attention maps")
+        _log_exhibits(tracker, settings, material, network)
         watcher.enter("registering")
         registered = registry.register(tracker, fitted.model, material.card, good=fitted.best["val_skill"] > 0)
     return Outcome(registered, fitted.history, scores, cube.snapshot)
@@ -170,17 +177,30 @@ def network_spec(settings: Settings) -> NetworkSpec:
     )
 
 
-def score(settings: Settings, material: Material, fitted: Fitted) -> Scores | None:
-    """Model and baselines over the test part, on the same pixels."""
+def score(settings: Settings, material: Material, network: Network) -> Scores | None:
+    """Model and baselines over the test part, on the same pixels; None where no test sample is complete."""
     references = baselines(settings)
-    network = assemble(fitted.model, material.card, settings.forecast.tile)
-    predictors = {MODEL: Ladder((network, references["extrapolation"])), **references}
-    tests = [one for one in material.split.test if one.targets[-1] < material.cube.size and one.context]
+    ours = network.champion(settings.forecast.tile).predictor
+    predictors = {MODEL: Ladder((ours, references["extrapolation"])), **references}
+    tests = complete_tests(material.split, material.cube)
     if not tests:
         return None
-    picks = np.linspace(0, len(tests) - 1, min(TEST_INITS, len(tests))).round().astype(int)
-    chosen = [tests[i] for i in sorted(set(picks.tolist()))]
-    return evaluate(predictors, material.cube, chosen, settings.samples, forecast_bands(settings))
+    height, width = material.cube.layout.grid.shape
+    wanted = min(max(TEST_PIXELS // (height * width), TEST_INITS[0]), TEST_INITS[1])
+    return evaluate(predictors, material.cube, thin(tests, wanted), settings.samples, forecast_bands(settings))
+
+
+def complete_tests(parts: Split, cube: Cube) -> list[Sample]:
+    """Test samples whose every target lies within the cube's time axis."""
+    return [one for one in parts.test if one.targets[-1] < cube.size and one.context]
+
+
+def _log_exhibits(tracker: Tracker, settings: Settings, material: Material, network: Network) -> None:
+    """One forecast of the test part, shown: its newest complete one, or the newest of validation."""
+    shown = (complete_tests(material.split, material.cube) or list(material.split.validation))[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        for path in write_exhibits(settings, network, material.cube, shown, Path(folder)):
+            tracker.artifact(path, EXHIBITS)
 
 
 def _log_setup(tracker: Tracker, settings: Settings, material: Material) -> None:

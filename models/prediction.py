@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from models.networks import NetworkSpec
 from pipeline.config import MotionSpec, SampleSpec
 from pipeline.errors import ModelError, NotEnoughFramesError
-from pipeline.forecast import Normalised, Tiled
+from pipeline.forecast import Champion, Normalised, Tiled
 from pipeline.lagrangian import Advected
 from pipeline.normalise import Statistics
-from pipeline.predictor import Context, Forecast, Predictor, Source
+from pipeline.predictor import Context, Forecast, Source
+from pipeline.record import ModelRef
 
 Model = Any  # Keras is untyped
 
@@ -80,7 +81,7 @@ class NetworkPredictor:
             msg = f"the network forecasts {self.spec.horizon} slots ahead, asked for {horizon}: train again"
             raise ModelError(msg)
         said = self._run(context)["forecast"][:, :horizon]
-        known = context.validity[..., list(self.spec.bands_out)].any(axis=1)
+        known = np.any(context.validity[..., list(self.spec.bands_out)], axis=1)
         values = np.where(known[:, np.newaxis], said, np.nan).astype(np.float32)
         covered = known.any(axis=-1)
         shape = (len(said), horizon, *context.grid_shape)
@@ -129,9 +130,22 @@ def _newest_age(context: Context) -> NDArray[np.float32]:
     return np.where(np.isfinite(ages), ages, np.nan).astype(np.float32)
 
 
-def assemble(model: Model, card: Card, tile: int) -> Predictor:
-    """The network in all its wrappers: contexts in the units of the bands in, forecasts of its bands out."""
-    network = NetworkPredictor(model, card.network)
-    scaled = Normalised(network, card.statistics, card.network.bands_out)
-    tiled = Tiled(scaled, tile, card.network.receptive_radius(), card.network.patch)
-    return Advected(tiled, card.motion)
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A trained network, what its weights mean, and what it is called."""
+
+    model: Model
+    card: Card
+    ref: ModelRef
+
+    @property
+    def bare(self) -> NetworkPredictor:
+        """The network itself."""
+        return NetworkPredictor(self.model, self.card.network)
+
+    def champion(self, tile: int) -> Champion:
+        """The network in all its wrappers: contexts in the units of the bands in, forecasts of its bands out."""
+        card = self.card
+        scaled = Normalised(self.bare, card.statistics, card.network.bands_out)
+        tiled = Tiled(scaled, tile, card.network.receptive_radius(), card.network.patch)
+        return Champion(Advected(tiled, card.motion), self.ref)

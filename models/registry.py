@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.prediction import Card, assemble
+from models.prediction import Card, Network
 from pipeline.config import Settings
 from pipeline.errors import ModelError, ServiceError
-from pipeline.forecast import Champion
 from pipeline.record import ModelRef
 
 if TYPE_CHECKING:
@@ -74,13 +73,17 @@ class Registry:
     def register(self, tracker: MlflowTracker, model: Any, card: Card, *, good: bool) -> Registered:
         """Logs a network with its card and registers it; the first good one becomes champion."""
         import mlflow
+        from mlflow import keras as mlflow_keras
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / CARD
             path.write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
             tracker.artifact(path, CARD_FOLDER)
-        with mlflow.start_run(run_id=tracker.run_id):
-            logged = mlflow.keras.log_model(model, name=MODEL, pip_requirements=_requirements())
+        mlflow.start_run(run_id=tracker.run_id)  # log_model knows no other way to name the run
+        try:
+            logged = mlflow_keras.log_model(model, name=MODEL, pip_requirements=_requirements())
+        finally:
+            mlflow.end_run(status="RUNNING")
         version = self._new_version(logged.model_uri, tracker.run_id)
         promoted = good and self.champion_version() is None
         if promoted:
@@ -107,25 +110,24 @@ class Registry:
                 return None
             raise
 
-    def load_champion(self, settings: Settings) -> Champion | None:
-        """The champion as a predictor on whole grids; None where there is none.
+    def load_champion(self, settings: Settings) -> Network | None:
+        """The champion; None where there is none.
 
         Raises:
-            ModelError: it was trained for other bands or a shorter horizon than the configuration asks for.
+            ModelError: it was trained for other bands or another context or a shorter horizon than configured.
         """
+        from mlflow import keras as mlflow_keras
+
         version = self.champion_version()
         if version is None:
             return None
-        import mlflow
-
         entry = self.client.get_model_version(self.model_name, version)
         with tempfile.TemporaryDirectory() as folder:
-            path = self.client.download_artifacts(entry.run_id, f"{CARD_FOLDER}/{CARD}", folder)
+            path = self.client.download_artifacts(str(entry.run_id), f"{CARD_FOLDER}/{CARD}", folder)
             card = Card.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         _check_fit(card, settings, f"{self.model_name} version {version}")
-        model = mlflow.keras.load_model(f"models:/{self.model_name}/{version}")
-        predictor = assemble(model, card, settings.forecast.tile)
-        return Champion(predictor, ModelRef(self.model_name, version, "network"))
+        model = mlflow_keras.load_model(f"models:/{self.model_name}/{version}")
+        return Network(model, card, ModelRef(self.model_name, version, "network"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,8 @@ def fit(
         progress: told each step.
     """
     keras.utils.set_random_seed(spec.seed)
-    whole = build(network)
-    model = keras.Model(whole.inputs, whole.output["forecast"])
+    whole: Any = build(network)
+    model: Any = keras.Model(whole.inputs, whole.output["forecast"])
     model.compile(optimizer=_optimizer(spec), loss=MaskedMeanSquaredError(), jit_compile=False)
     started = time.monotonic()
     reference = squared_error(validation, lambda chips: newest(chips.frames, network.bands_out, chips.targets.shape[1]))
@@ -113,7 +113,7 @@ def fit(
 def _optimizer(spec: TrainingSpec) -> keras.Optimizer:
     steps = spec.epochs * spec.steps_per_epoch
     warmup = max(1, steps // 20)
-    rate = keras.optimizers.schedules.CosineDecay(
+    rate: Any = keras.optimizers.schedules.CosineDecay(
         spec.learning_rate / 10, steps - warmup, alpha=0.02, warmup_target=spec.learning_rate, warmup_steps=warmup
     )
     return keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, clipnorm=CLIP)

@@ -201,7 +201,7 @@ def _matching(settings: Settings, paths: Sequence[Path]) -> Finding:
         {p.name for p in spec.folder.iterdir() if p.suffix.lower() in {".tif", ".tiff"}} - {p.name for p in paths}
     )
     what = f"the files in scenes.folder match scenes.pattern, {spec.pattern}"
-    fix = "mend scenes.pattern (cubecast init guesses it), or move what is no scene elsewhere"
+    fix = "mend scenes.pattern (cubecast init guesses it), or move what is no scene elsewhere; links are not followed"
     if not paths and not others:
         return Finding("warning", what, "no GeoTIFF there yet", "put scenes there, or mend scenes.folder")
     if others:

@@ -1,4 +1,4 @@
-"""One forecast of one band and all around it, as numbers: what was seen, what was said, what came, how far off it was."""
+"""One forecast of one band and all around it, in numbers and words: what it saw, said and met, how far off it was."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Maps = NDArray[np.float32]
+
+NO_UNITS = ("", "1")  # of a ratio
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +29,8 @@ class Episode:
         context: ``(frame, y, x)``, as observed, in the units of the band; NaN where missing.
         forecast: ``(lead, y, x)``, for leads 1, 2, ... slots; NaN where nothing is known.
         truth: shape of ``forecast``, NaN where missing; None where nothing has come yet.
-        attention: ``(lead, frame, y / patch, x / patch)``, weights from 0 to 1 where things are at the init time, NaN where
-            no frame has a valid pixel; None for a forecast without.
+        attention: ``(lead, frame, y / patch, x / patch)``, weights from 0 to 1 where things are at the init time, NaN
+            where no frame has a valid pixel; None for a forecast without.
         patch: side of a patch of ``attention``, pixels.
     """
 
@@ -82,9 +84,8 @@ class Episode:
         return tuple(filled[-count:].tolist())
 
     def spread_leads(self, count: int) -> tuple[int, ...]:
-        """At most ``count`` leads (slots, from 1) from the first to the last, evenly; a single one is the last."""
-        first = 1 if count > 1 else self.horizon
-        return tuple(sorted(set(np.linspace(first, self.horizon, count).round().astype(int).tolist())))
+        """At most ``count`` leads (slots, from 1), spread evenly from the first to the last."""
+        return tuple(sorted(set(np.linspace(1, self.horizon, count).round().astype(int).tolist())))
 
     def persistence(self) -> Maps:
         """``(y, x)``: the newest valid value of each pixel; NaN where there is none."""
@@ -95,17 +96,22 @@ class Episode:
 
     def error(self, lead: int) -> Maps:
         """``(y, x)``: forecast minus truth at a lead; NaN where either is missing."""
-        return self.forecast[lead - 1] - self._truth(lead)
+        return self.forecast[lead - 1] - self.truth_at(lead)
 
     def persistence_error(self, lead: int) -> Maps:
         """``(y, x)``: persistence minus truth at a lead; NaN where either is missing."""
-        return self.persistence() - self._truth(lead)
+        return self.persistence() - self.truth_at(lead)
 
     def mean_errors(self, lead: int) -> MeanErrors | None:
         """Mean absolute errors at a lead, over the pixels where both are known; None where there is no such pixel."""
         own, still = np.abs(self.error(lead)), np.abs(self.persistence_error(lead))
         both = np.isfinite(own) & np.isfinite(still)
         return MeanErrors(lead, float(own[both].mean()), float(still[both].mean())) if both.any() else None
+
+    def known_errors(self) -> tuple[MeanErrors, ...]:
+        """Mean errors at every lead that has any."""
+        found = (self.mean_errors(lead) for lead in range(1, self.horizon + 1))
+        return tuple(errors for errors in found if errors is not None) if self.truth is not None else ()
 
     def mean_weights(self) -> Maps:
         """``(lead, frame)``: mean weight over the patches where anything is known; NaN without attention."""
@@ -114,7 +120,41 @@ class Episode:
         known = np.isfinite(self.attention)
         return np.where(known, self.attention, 0).sum(axis=(2, 3)) / np.maximum(known.sum(axis=(2, 3)), 1)
 
-    def _truth(self, lead: int) -> Maps:
+    def clock(self, time: datetime) -> str:
+        """A time as briefly as it is clear beside the init time."""
+        if self.cadence >= timedelta(days=1):
+            return f"{time:%Y-%m-%d}"
+        return f"{time:%H:%M}Z" if time.date() == self.init.date() else f"{time:%d %b %H:%M}Z"
+
+    def age(self, frame: int) -> str:
+        """How long before the init time a context frame was acquired."""
+        age = self.init - self.acquired[frame]
+        if age < timedelta(0):
+            return f"{span(-age)} after"
+        return f"{span(age)} before" if age else "newest"
+
+    def ahead(self, lead: int) -> str:
+        """A lead (slots, from 1) as a duration."""
+        return f"+{span(lead * self.cadence)}"
+
+    def verdict(self) -> str:
+        """In one sentence how far off the forecast is at the last lead with truth, against persistence."""
+        if not self.known_errors():
+            return "The truth is not known yet."
+        last = self.known_errors()[-1]
+        rest = f"persistence ({number(last.persistence)})"
+        change = f"{abs(last.skill()):.0%} {'less' if last.skill() > 0 else 'more'} than {rest}"
+        against = change if abs(last.skill()) >= 0.005 else f"no better than {rest}"
+        units = "" if self.units in NO_UNITS else f" {self.units}"
+        lead = span(last.lead * self.cadence)
+        return f"{lead} ahead it is {number(last.forecast)}{units} off on average: {against}."
+
+    def labelled(self, name: str) -> str:
+        """A quantity of the band with its unit."""
+        return name if self.units in NO_UNITS else f"{name} ({self.units})"
+
+    def truth_at(self, lead: int) -> Maps:
+        """``(y, x)``: what came true at a lead; all NaN where nothing has come yet."""
         return np.full(self.grid_shape, np.nan, np.float32) if self.truth is None else self.truth[lead - 1]
 
 
@@ -139,3 +179,25 @@ class MeanErrors:
         0.25
         """
         return 1 - self.forecast / self.persistence if self.persistence > 0 else 0.0
+
+
+def span(duration: timedelta) -> str:
+    """A duration of no less than nothing in words, to the minute; in days from two on.
+
+    >>> span(timedelta(minutes=95)), span(timedelta(hours=3)), span(timedelta(days=5, hours=1))
+    ('1 h 35 min', '3 h', '5 days')
+    """
+    if duration >= timedelta(days=2):
+        return f"{round(duration / timedelta(days=1))} days"
+    hours, rest = divmod(round(duration / timedelta(minutes=1)), 60)
+    parts = [f"{hours} h"] * (hours > 0) + [f"{rest} min"] * (rest > 0 or not hours)
+    return " ".join(parts)
+
+
+def number(value: float) -> str:
+    """Three digits of a number, without an exponent where it is readable without.
+
+    >>> number(0.08014), number(41.23), number(12345.6)
+    ('0.0801', '41.2', '12346')
+    """
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"

@@ -9,7 +9,7 @@ from affine import Affine
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-TOLERANCE_PX = 1e-3  # a tenth of what a bilinear resampling would show at 8 bit
+DRIFT_PX = 0.01  # anywhere in the scene; less than what a bilinear resampling would show at 8 bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +70,17 @@ def geobox(crs: str, transform: tuple[float, ...], shape: tuple[int, int]) -> Ge
 def misalignment(grid: GeoBox, other: GeoBox) -> str | None:
     """Why ``other`` cannot be put onto ``grid`` pixel by pixel, or None where it can.
 
-    Equal CRS, size and orientation of pixels, corner on a whole pixel (to 0.001 px), and inside the grid.
+    Equal CRS, size and orientation of pixels, corner on a whole pixel (all to 0.01 px at the far corner), inside the grid.
     """
     if grid.crs != other.crs:
         return f"its CRS is {_crs_name(other)}, the cube's is {_crs_name(grid)}"
     relative = ~grid.transform @ other.transform
     drift = max(abs(relative.a - 1) * other.width, abs(relative.e - 1) * other.height)
     skew = max(abs(relative.b) * other.height, abs(relative.d) * other.width)
-    if max(drift, skew) > TOLERANCE_PX * max(*other.shape, 1):
+    if max(drift, skew) > DRIFT_PX:
         return f"its pixels are {_pixel(other)}, the cube's are {_pixel(grid)}"
     column, row = relative.c, relative.f
-    if max(abs(column - round(column)), abs(row - round(row))) > TOLERANCE_PX * 10:
+    if max(abs(column - round(column)), abs(row - round(row))) > DRIFT_PX:
         return f"its corner lies {column:.3f}, {row:.3f} pixels from the cube's, not on a whole pixel"
     window = placement(grid, other)
     if window.y0 < 0 or window.x0 < 0 or window.y1 > grid.height or window.x1 > grid.width:

@@ -33,6 +33,7 @@ from pipeline.errors import ConfigError, SceneError
 from pipeline.header import Header, Placement, read_header, word
 from pipeline.scene import mask_path, open_geotiff
 from pipeline.series import Timed, cadence, from_names, from_tags, some
+from pipeline.times import TimeAxis
 
 DAY = timedelta(days=1)
 HEADERS = 400  # spread over the folder: a stray grid or type shows among so many, and opening them takes a second
@@ -126,7 +127,7 @@ def inspect(folder: Path) -> Guess:
         questions=_questions(bands, headers[0], None if rhythm.sure else axis),
         notes=(
             *(*file_notes, *header_notes, *timed.notes, *grid_notes, *band_notes, *mask_notes, *rhythm.notes),
-            *_series_notes(slots, rhythm.step),
+            *_series_notes(slots, axis.axis()),
         ),
     )
 
@@ -306,9 +307,11 @@ def _regular(slots: Sequence[int]) -> bool:
     return len(slots) >= 0.8 * (slots[-1] - slots[0] + 1)
 
 
-def _series_notes(slots: Sequence[int], step: timedelta) -> list[str]:
+def _series_notes(slots: Sequence[int], axis: TimeAxis) -> list[str]:
     kind = "regular" if _regular(slots) else "irregular"
-    notes = [f"{kind} series: {len(slots)} of {slots[-1] - slots[0] + 1} slots of {iso(step)} hold a scene"]
+    period = f"{axis.valid_time(slots[0]):%Y-%m-%d %H:%M} to {axis.valid_time(slots[-1]):%Y-%m-%d %H:%M}"
+    share = f"{len(slots)} of {slots[-1] - slots[0] + 1} slots of {iso(axis.cadence)} hold a scene"
+    notes = [f"{kind} series, {period}: {share}"]
     if len(slots) < SHORT_SERIES:
         notes.append(f"with fewer than {SHORT_SERIES} slots, 40 % of them are kept for the test")
     if len(slots) < FEW_FRAMES:
@@ -380,7 +383,8 @@ def _with_answer(guess: Guess, field: str, text: str) -> Guess:
         bands = (_changed(band, key, text) if band.name == name else band for band in guess.bands)
         return replace(guess, bands=tuple(bands))
     if section == "axis":
-        return replace(guess, axis=_changed(guess.axis, rest, text))
+        axis = _changed(guess.axis, rest, text)
+        return replace(guess, axis=axis, motion=_motion((0, 1), axis.cadence, guess.bands))
     value = [{"name": name} for name in re.split(r"\s*;\s*", text) if name] if rest == "providers" else text
     return replace(guess, product=_changed(guess.product, rest, value))
 

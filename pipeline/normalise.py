@@ -30,11 +30,11 @@ class Statistics:
 
     def scale(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """Standardised values; the last axis is the band."""
-        return ((values - np.float32(self.mean)) / np.float32(self.deviation)).astype(np.float32)
+        return ((values - _row(self.mean)) / _row(self.deviation)).astype(np.float32)
 
     def unscale(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """The inverse of :meth:`scale`."""
-        return (values * np.float32(self.deviation) + np.float32(self.mean)).astype(np.float32)
+        return (values * _row(self.deviation) + _row(self.mean)).astype(np.float32)
 
     def of_bands(self, indices: tuple[int, ...]) -> Statistics:
         """Only these bands, counted from 0."""
@@ -50,6 +50,10 @@ class Statistics:
     def from_json(cls, document: dict[str, Any]) -> Statistics:
         """The inverse of :meth:`to_json`."""
         return cls(tuple(document["mean"]), tuple(document["deviation"]), document["snapshot"])
+
+
+def _row(values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)
 
 
 def measure(cube: Cube, slots: Iterable[int], areas: Iterable[Window]) -> Statistics:

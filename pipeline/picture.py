@@ -2,77 +2,317 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from math import ceil
 from pathlib import Path
-from typing import Any, Final
+from textwrap import wrap
+from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
+from matplotlib.ticker import PercentFormatter
 
-from pipeline.episode import Episode, Maps, MeanErrors
+from pipeline.episode import Episode, Maps, number
+from pipeline.page import GAP, HEADING, MISSING, QUIET, TITLE, Block, Box, Look, Page, fitting
 
-DPI: Final = 110
 FRAMES_SHOWN: Final = 4
-LEADS_SHOWN: Final = 3
+LEADS_SHOWN: Final = 3  # beside truth and errors; alone, one more
+OUTCOMES: Final = 4  # forecast, truth, error, error of persistence
 
-# Lengths in inches.
-_PANEL_AREA = 5.5
+# Inches.
+_PANEL_AREA = 5.0  # square inches
 _NARROWEST = 1.9  # holds a title
-_GAP, _TITLE, _HEADING, _MARGIN = 0.14, 0.27, 0.42, 0.35
-_HEADER, _FOOTER = 1.0, 0.5
-_BAR, _BAR_LABELS = 0.13, 0.8
-_CHART = 2.7
+_LONGEST = 5.0
+_NARROWEST_PAGE = 9.0
+_MARGIN, _HEADER, _FOOTER, _LINE = 0.35, 1.0, 0.6, 0.16
+_CHART = Box(0, 0, 2.5, 2.4)
+_CHART_LABELS = 0.65
+_TALL = 1.25  # height / width of a grid above which what came stands beside what was seen, not below
 
-_INK, _QUIET = "#1a1a1a", "#5c5c5c"
-_GOOD, _BAD = "#1f6f3d", "#a12a1e"
-_MISSING = {"facecolor": "#efe6d2", "edgecolor": "#c9b68d", "hatch": "/////", "linewidth": 0}
-_LOUD = {"dBZ", "mm/h", "mm h-1", "mm", "mm/h-1"}  # rain on black reads poorly in grey
-_COLD = {"K", "degC", "Celsius"}  # infrared: what is cold is cloud, and cloud is white
+_GOOD, _BAD, _FORECAST = "#1f6f3d", "#a12a1e", "#1b6ca8"
+_RAIN = {"dBZ", "mm", "mm/h", "mm h-1", "mm/hr", "kg m-2 s-1"}  # mostly nothing, which grey would show as black
+_HEAT = {"K", "degC", "Celsius"}  # infrared: what is cold is cloud, and cloud is white
 
 
-# --- the page -------------------------------------------------------------------------------------
+def write_picture(path: Path, episode: Episode) -> None:
+    """Writes the page as a PNG; the same episode gives the same bytes.
+
+    Args:
+        path: file to write; its folder exists.
+        episode: what to show.
+    """
+    FigureCanvasAgg(draw(episode)).print_png(path, metadata={"Software": None})
+
+
+def draw(episode: Episode) -> Figure:
+    """The page as a figure.
+
+    Shown are the newest :data:`FRAMES_SHOWN` context frames, the attention for the last lead, the first, middle and
+    last lead with truth and errors, and mean weights and errors by lead. Without truth there are only forecasts,
+    without attention no weights. Values have one colour scale on the whole page, weights another, errors a third one.
+    """
+    sheet, looks = _arrange(episode), _Looks.of(episode)
+    page = Page.blank(sheet.width, sheet.height)
+    _write_header(page, episode)
+    _draw_context(page, sheet.context, episode, looks.values)
+    if episode.attention is not None:
+        _draw_attention(page, sheet.attention, episode, episode.attention[-1], looks.weights)
+        _draw_weights_chart(page, sheet.weights_chart, episode, looks.weights)
+    if episode.truth is None:
+        _draw_forecasts(page, sheet.outcome, episode, looks.values)
+    else:
+        _draw_outcome(page, sheet.outcome, episode, looks)
+        _draw_errors_chart(page, sheet.errors_chart, episode)
+    _write_footer(page, episode)
+    return page.figure
+
+
+# --- where things stand ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Box:
-    """A rectangle on the page, inches from its top left corner."""
+class _Sheet:
+    """Where the parts of a page stand."""
 
-    left: float
-    top: float
     width: float
     height: float
+    context: Block
+    attention: Block
+    outcome: Block
+    weights_chart: Box
+    errors_chart: Box
+
+
+def _arrange(episode: Episode) -> _Sheet:
+    panel = _panel_size(episode.grid_shape)
+    context = Block(_MARGIN, _HEADER, 1, max(len(_frames(episode)), 1), panel)
+    attention = Block(_MARGIN, context.bottom, 1, context.columns, panel)
+    seen = context if episode.attention is None else attention
+    if panel[1] > _TALL * panel[0]:
+        left = max(context.right, _MARGIN + 2 * (_CHART_LABELS + _CHART.width)) + 2 * GAP
+        outcome = _outcome_block(episode, left, _HEADER, panel)
+        charts = _charts_below(seen, outcome)
+    else:
+        outcome = _outcome_block(episode, _MARGIN, seen.bottom, panel)
+        charts = _charts_beside(context, outcome)
+    drawn = [box for box, shown in zip(charts, (episode.attention, episode.truth), strict=True) if shown is not None]
+    width = max(_NARROWEST_PAGE, context.right, outcome.right, *(box.right + _MARGIN for box in drawn))
+    bottom = max(seen.bottom, outcome.bottom, *(box.bottom + _CHART_LABELS for box in drawn))
+    footer = _FOOTER + _LINE * len(_credit(episode, width)[1:])
+    return _Sheet(width, bottom + footer, context, attention, outcome, *charts)
+
+
+def _panel_size(shape: tuple[int, int]) -> tuple[float, float]:
+    """Width and height of a panel: the same area for every grid, unless it is very long."""
+    ratio = shape[0] / shape[1]
+    width = float(np.clip(np.sqrt(_PANEL_AREA / ratio), _NARROWEST, _LONGEST))
+    return width, float(np.clip(width * ratio, 0.6, _LONGEST))
+
+
+def _outcome_block(episode: Episode, left: float, top: float, panel: tuple[float, float]) -> Block:
+    leads = len(_leads(episode))
+    return Block(left, top, 1, leads, panel) if episode.truth is None else Block(left, top, leads, OUTCOMES, panel)
+
+
+def _charts_beside(context: Block, outcome: Block) -> tuple[Box, Box]:
+    """Weights beside what was seen, errors beside what came."""
+    left = max(context.right, outcome.right) + _CHART_LABELS
+    first, second = context.cell(0, 0).top, outcome.cell(0, 0).top
+    ends = min(outcome.top - _CHART_LABELS, first + _CHART.height), second + _CHART.height
+    return Box(left, first, _CHART.width, ends[0] - first), Box(left, second, _CHART.width, ends[1] - second)
+
+
+def _charts_below(seen: Block, outcome: Block) -> tuple[Box, Box]:
+    """Side by side under what was seen, down to where what came ends."""
+    top = seen.bottom + HEADING + TITLE
+    height = float(np.clip(outcome.bottom - top - _CHART_LABELS, _CHART.height * 0.7, _CHART.height * 1.4))
+    width = (outcome.left - 2 * GAP - _MARGIN) / 2 - _CHART_LABELS - GAP
+    left = _MARGIN + _CHART_LABELS
+    return Box(left, top, width, height), Box(left + width + _CHART_LABELS + 2 * GAP, top, width, height)
+
+
+def _frames(episode: Episode) -> tuple[int, ...]:
+    return episode.newest_frames(FRAMES_SHOWN)
+
+
+def _leads(episode: Episode) -> tuple[int, ...]:
+    return episode.spread_leads(LEADS_SHOWN if episode.truth is not None else LEADS_SHOWN + 1)
+
+
+# --- colours --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """Rows of equal panels with a colour bar beside each or all, from its top left corner."""
+class _Looks:
+    """One look for values, weights and errors each, on the whole page."""
 
-    left: float
-    top: float
-    columns: int
-    panel: tuple[float, float]
+    values: Look
+    weights: Look
+    errors: Look
 
-    def cell(self, row: int, column: int) -> _Box:
-        width, height = self.panel
-        return _Box(self.left + column * (width + _GAP), self.row_top(row), width, height)
+    @classmethod
+    def of(cls, episode: Episode) -> _Looks:
+        return cls(_value_look(episode), _weight_look(episode), _error_look(episode))
 
-    def row_top(self, row: int) -> float:
-        return self.top + row * (self.panel[1] + _TITLE) + _TITLE
 
-    def bar(self, first: int, last: int) -> _Box:
-        top, bottom = self.row_top(first), self.row_top(last) + self.panel[1]
-        inset = 0.08 * (bottom - top)
-        return _Box(self.left + self.columns * (self.panel[0] + _GAP), top + inset, _BAR, bottom - top - 2 * inset)
+def _value_look(episode: Episode) -> Look:
+    leads = [lead - 1 for lead in _leads(episode)]
+    layers = [*episode.context[list(_frames(episode))], *episode.forecast[leads]]
+    if episode.truth is not None:
+        layers += [*episode.truth[leads]]
+    colours = "viridis" if episode.units in _RAIN else "gray_r" if episode.units in _HEAT else "gray"
+    return Look.spanning(colours, layers, (0.5, 99.5))
 
-    @property
-    def width(self) -> float:
-        return self.columns * (self.panel[0] + _GAP) + _BAR + _BAR_LABELS
+
+def _weight_look(episode: Episode) -> Look:
+    """From no weight at all, so that even attention looks even."""
+    layers = [] if episode.attention is None else [episode.attention[-1, list(_frames(episode))]]
+    high = Look.spanning("magma", layers, (0, 99.5)).high
+    return Look("magma", 0.0, high, "max" if high < 1 else "neither")
+
+
+def _error_look(episode: Episode) -> Look:
+    leads = () if episode.truth is None else _leads(episode)
+    layers = [np.abs(error(lead)) for lead in leads for error in (episode.error, episode.persistence_error)]
+    high = Look.spanning("RdBu_r", layers, (0, 98)).high
+    return Look("RdBu_r", -high, high, "both")
+
+
+# --- the parts of the page ------------------------------------------------------------------------
+
+
+def _write_header(page: Page, episode: Episode) -> None:
+    width = page.width - 2 * _MARGIN
+    title = f"{episode.product} · {episode.band}: forecast by {episode.model} from {episode.init:%Y-%m-%d %H:%M}Z"
+    page.text(_MARGIN, 0.5, title, fitting(title, 18, 0.9 * width), weight="bold")  # bold letters are wider
+    errors, verdict = episode.known_errors(), episode.verdict()
+    colour = QUIET if not errors else _GOOD if errors[-1].skill() > 0 else _BAD
+    page.text(_MARGIN, 0.86, verdict, fitting(verdict, 14, width), color=colour)
+
+
+def _draw_context(page: Page, block: Block, episode: Episode, look: Look) -> None:
+    frames, present = _frames(episode), episode.newest_frames(len(episode.acquired))
+    page.heading(
+        block, "What it saw", f"the newest {len(frames)} of {len(present)} frames" if len(present) > len(frames) else ""
+    )
+    for column, frame in enumerate(frames):
+        title = f"{episode.clock(episode.acquired[frame])}, {episode.age(frame)}"
+        page.panel(block.cell(0, column), episode.context[frame], look, title)
+    if not frames:
+        page.note(block.cell(0, 0), "no frame shows anything", "")
+    page.bar(block.bar(), look, episode.labelled(episode.band))
+
+
+def _draw_attention(page: Page, block: Block, episode: Episode, weights: Maps, look: Look) -> None:
+    lead, time = episode.ahead(episode.horizon), episode.clock(episode.init)
+    page.heading(
+        block, "Where it looked", f"weight of each frame in the forecast for {lead}, moved along the flow to {time}"
+    )
+    mean = episode.mean_weights()[-1]
+    height, width = (side / episode.patch for side in episode.grid_shape)
+    for column, frame in enumerate(_frames(episode)):
+        title = f"{episode.age(frame)}: mean {mean[frame]:.0%}"
+        axes = page.panel(block.cell(0, column), weights[frame], look, title)
+        axes.set(xlim=(0, width), ylim=(height, 0))  # the last patches may reach over the grid's edge
+    page.bar(block.bar(), look, "weight", format=PercentFormatter(1, 0))
+
+
+def _draw_outcome(page: Page, block: Block, episode: Episode, looks: _Looks) -> None:
+    page.heading(
+        block,
+        "What it said, what came, how far off it was",
+        "numbers: mean absolute error; red: too high, blue: too low",
+    )
+    for row, lead in enumerate(_leads(episode)):
+        boxes = [block.cell(row, column) for column in range(OUTCOMES)]
+        title = f"forecast {episode.ahead(lead)}, {episode.clock(episode.valid_time(lead))}"
+        page.panel(boxes[0], episode.forecast[lead - 1], looks.values, title)
+        if np.isfinite(episode.truth_at(lead)).any():
+            _draw_truth(page, boxes[1:], episode, lead, looks)
+        else:
+            _draw_no_truth(page, boxes[1:], episode, lead)
+    page.bar(block.bar(), looks.errors, episode.labelled("error"))
+
+
+def _draw_truth(page: Page, boxes: list[Box], episode: Episode, lead: int, looks: _Looks) -> None:
+    came, own, still = boxes
+    errors = episode.mean_errors(lead)
+    means = ("", "") if errors is None else (f": {number(errors.forecast)}", f": {number(errors.persistence)}")
+    page.panel(came, episode.truth_at(lead), looks.values, f"truth {episode.clock(episode.valid_time(lead))}")
+    page.panel(own, episode.error(lead), looks.errors, f"forecast error{means[0]}")
+    page.panel(still, episode.persistence_error(lead), looks.errors, f"persistence error{means[1]}")
+
+
+def _draw_no_truth(page: Page, boxes: list[Box], episode: Episode, lead: int) -> None:
+    time = episode.clock(episode.valid_time(lead))
+    notes = (
+        (f"truth {time}", "no truth"),
+        ("forecast error", "no truth, no error"),
+        ("persistence error", "no truth, no error"),
+    )
+    for box, (title, note) in zip(boxes, notes, strict=True):
+        page.note(box, note, title)
+
+
+def _draw_forecasts(page: Page, block: Block, episode: Episode, look: Look) -> None:
+    page.heading(block, "What it says")
+    for column, lead in enumerate(_leads(episode)):
+        title = f"{episode.ahead(lead)}, {episode.clock(episode.valid_time(lead))}"
+        page.panel(block.cell(0, column), episode.forecast[lead - 1], look, title)
+    page.bar(block.bar(), look, episode.labelled(episode.band))
+
+
+def _draw_weights_chart(page: Page, box: Box, episode: Episode, look: Look) -> None:
+    """Mean weights, leads down, frames across, in the colours of the maps."""
+    frames = list(episode.newest_frames(len(episode.acquired)))
+    mean = episode.mean_weights()[:, frames]
+    axes = page.chart(box, "Mean weight, by lead and frame")
+    leads, columns = _thinned(episode.horizon, 8), _thinned(len(frames), 4)
+    if frames:
+        axes.imshow(mean, cmap=look.colours, norm=look.norm, aspect="auto")
+    axes.set_yticks(leads, [episode.ahead(lead + 1) for lead in leads])
+    axes.set_xticks(columns, [episode.age(frames[column]) for column in columns])
+    if box.height / len(mean) >= 0.14 and box.width / max(len(frames), 1) >= 0.35:  # room for a number in each cell
+        _write_cells(axes, mean, look)
+
+
+def _write_cells(axes: Axes, mean: Maps, look: Look) -> None:
+    for (row, column), value in np.ndenumerate(mean):
+        colour = "white" if value < look.low + 0.6 * (look.high - look.low) else "black"
+        axes.text(column, row, f"{value:.0%}", ha="center", va="center", size=7.5, color=colour)
+
+
+def _draw_errors_chart(page: Page, box: Box, episode: Episode) -> None:
+    errors = episode.known_errors()
+    axes = page.chart(box, "Mean absolute error, by lead")
+    leads = [one.lead for one in errors]
+    axes.plot(leads, [one.persistence for one in errors], "--o", color=QUIET, ms=3.5, lw=1.4, label="persistence")
+    axes.plot(leads, [one.forecast for one in errors], "-o", color=_FORECAST, ms=3.5, lw=1.8, label="forecast")
+    axes.set(xlim=(0, episode.horizon + 0.5), ylim=(0, None))
+    ticks = [lead + 1 for lead in _thinned(episode.horizon, 4)]
+    axes.set_xticks(ticks, [episode.ahead(lead) for lead in ticks])
+    axes.set_ylabel(episode.labelled("error"), size=9, parse_math=False)
+    axes.grid(visible=True, color="#e3e3e3", lw=0.6)
+    axes.set_axisbelow(True)
+    if errors:
+        axes.legend(loc="lower right", fontsize=8.5, frameon=False)
+
+
+def _thinned(size: int, most: int) -> list[int]:
+    """Evenly spaced places of at most ``most`` labels along an axis, the last among them."""
+    return list(range(size - 1, -1, -max(1, -(-size // most))))[::-1]
+
+
+def _write_footer(page: Page, episode: Episode) -> None:
+    lines = _credit(episode, page.width)
+    baseline = page.height - 0.25 - _LINE * len(lines[1:])
+    page.swatch(Box(_MARGIN, baseline - 0.12, 0.3, 0.15), **MISSING)
+    page.text(_MARGIN + 0.38, baseline, "no data", 8.5, color=QUIET)
+    for index, line in enumerate(lines):
+        page.text(_MARGIN + 1.2, baseline + index * _LINE, line, 8.5, color=QUIET)
+
+
+def _credit(episode: Episode, width: float) -> list[str]:
+    letters = int((width - 2 * _MARGIN - 1.2) / 0.071)  # of 8.5 points
+    return wrap(f"Data: {episode.attribution}", letters) if episode.attribution else []

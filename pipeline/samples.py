@@ -134,10 +134,10 @@ def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int],
     validation = [s for s in known if s.init >= validation_start - 1]
     if len(training) >= MIN_TRAINING and len(validation) >= MIN_VALIDATION:
         whole = Window(0, shape[0], 0, shape[1])
-        parts = (_thin(training, spec.max_inits), _thin(validation, spec.max_inits), test)
+        parts = (thin(training, spec.max_inits), thin(validation, spec.max_inits), test)
         return Split(SplitMode.TEMPORAL, *parts, whole, whole, test_start, validation_start)
     areas = _stripe(shape, spec.validation_fraction, buffer)
-    parts = (_thin(known, spec.max_inits), _thin(known, spec.max_inits), test)
+    parts = (thin(known, spec.max_inits), thin(known, spec.max_inits), test)
     return Split(SplitMode.BLOCKS, *parts, *areas, test_start)
 
 
@@ -163,7 +163,7 @@ def _require(known: Sequence[Sample], observed: NDArray[np.int64], spec: SampleS
         raise NotEnoughFramesError(msg)
 
 
-def _thin(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
+def thin(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
     """At most ``limit`` samples, spread evenly."""
     picks = np.linspace(0, len(samples) - 1, min(limit, len(samples))).round().astype(int)
     return tuple(samples[i] for i in picks)

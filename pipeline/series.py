@@ -20,8 +20,9 @@ from pipeline.times import seconds
 _YEAR = r"(?<!\d)(?P<Y>19[5-9]\d|20\d\d)(?P<d>[-_.]?)"
 _DAY = r"(?:(?P<m>0[1-9]|1[0-2])(?P=d)(?:0[1-9]|[12]\d|3[01])|(?P<j>[0-2]\d\d|3[0-5]\d|36[0-6]))"
 _HOUR = r"(?:[01]\d|2[0-3])"
-_CLOCK = rf"(?P<sep>[Tt _.-]?){_HOUR}(?P<c>[:_-]?)(?P<M>[0-5]\d)(?:(?P=c)(?P<S>[0-5]\d))?"
-_FULL_HOUR = rf"(?P<sep_hour>[Tt]?)(?P<H>{_HOUR})"
+# After a day of the year only with a separator: 2020100123456 in a MODIS name is when the file was made.
+_CLOCK = rf"(?P<sep>(?(j)[Tt _.-]|[Tt _.-]?)){_HOUR}(?P<c>[:_-]?)(?P<M>[0-5]\d)(?:(?P=c)(?P<S>[0-5]\d))?"
+_FULL_HOUR = rf"(?P<sep_hour>(?(j)[Tt]|[Tt]?))(?P<H>{_HOUR})"
 STAMP = re.compile(rf"{_YEAR}{_DAY}(?:{_CLOCK}|{_FULL_HOUR})?(?P<Z>Z)?(?!\d)")
 DATE = re.compile(rf"{_YEAR}{_DAY}(?P<Z>Z)?(?!\d)")
 

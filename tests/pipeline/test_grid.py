@@ -99,3 +99,9 @@ def test_a_crs_without_authority_code_equals_itself_through_text() -> None:
     )
     one = geobox(wkt, (1000.0, 0.0, 0.0, 0.0, -1000.0, 0.0), (5, 5))
     assert misalignment(one, geobox(str(one.crs), tuple(one.transform)[:6], (5, 5))) is None
+
+
+def test_pixels_that_drift_by_a_hundredth_over_the_scene_are_off_grid() -> None:
+    grid = GeoBox((10, 10_900), Affine(10, 0, 0, 0, -10, 0), "EPSG:32633")
+    drifting = GeoBox((10, 10_900), Affine(10.005, 0, 0, 0, -10, 0), "EPSG:32633")
+    assert "its pixels are" in str(misalignment(grid, drifting))

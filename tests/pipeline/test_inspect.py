@@ -173,6 +173,14 @@ def test_of_two_stamps_alike_the_first_is_the_acquisition(tmp_path: Path) -> Non
     assert guess.axis.origin == datetime(2018, 3, 1, tzinfo=UTC)
 
 
+def test_the_day_of_the_year_is_not_taken_for_the_time_of_production(tmp_path: Path) -> None:
+    for day in (92, 108, 124):
+        scene(tmp_path / f"MOD13Q1.A2020{day:03}.h12v04.006.2020{day + 9}123456.tif")
+    guess = inspect(tmp_path)
+    assert guess.scenes.pattern == "MOD13Q1.A{time}.h12v04.006.*.tif"
+    assert guess.axis.cadence == timedelta(days=16)
+
+
 def test_satellites_of_one_series_share_a_pattern(tmp_path: Path) -> None:
     for number, time in enumerate(every(timedelta(days=5), 6)):
         scene(tmp_path / f"S2{'AB'[number % 2]}_{time:%Y%m%dT%H%M%S}_ndvi.tif")
@@ -246,6 +254,13 @@ def test_a_single_scene_gives_a_configuration_and_a_question(tmp_path: Path) -> 
     guess = inspect(series(tmp_path, every(timedelta(days=1), 1)))
     assert (guess.samples.context_frames, guess.samples.horizon) == (1, 1)
     assert guess.questions[-1].field == "axis.cadence"
+
+
+def test_the_answer_to_the_cadence_tells_whether_anything_moves(tmp_path: Path) -> None:
+    guess = inspect(series(tmp_path, every(timedelta(days=1), 1)))
+    answered = guess.answered(lambda question: "PT5M" if question.field == "axis.cadence" else question.default)
+    assert (guess.motion.method, answered.motion.method) == ("none", "dis")
+    assert answered.axis.cadence == timedelta(minutes=5)
 
 
 @pytest.mark.parametrize("count", [2, 5, 11, 16, 24, 60, 250])
