@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,20 @@ def out() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def native_silence() -> Iterator[None]:
+    """Keeps native libraries from writing to standard error: TensorFlow greets on import, whatever its settings."""
+    keep = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(keep, 2)
+        os.close(keep)
+        os.close(nowhere)
 
 
 def err() -> Console:
@@ -61,7 +76,8 @@ def progress_bar(what: str) -> Iterator[Progress]:
 @contextmanager
 def training_bars() -> Iterator[Watcher]:
     """A bar for each phase of a training; the training's own shows the loss."""
-    from models.experiment import Watcher
+    with native_silence():
+        from models.experiment import Watcher
 
     with _bars() as bars:
         state: dict[str, Any] = {"task": None}
@@ -100,15 +116,23 @@ def error_table(rows: Sequence[ErrorRow], title: str) -> Table:
     """Mean absolute error by lead: ours beside the baselines, and how much of theirs it takes away."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for name in ("lead", "band", "forecast", "extrapolation", "persistence", "vs extrapolation", "vs persistence"):
+    several = len({row.band for row in rows}) > 1
+    table = Table(title=f"{title} ({_units(rows)})", title_justify="left")
+    for name in (["band"] if several else []) + ["lead", "forecast", "extrapolation", "", "persistence", ""]:
         table.add_column(name, justify="left" if name == "band" else "right")
     for row in rows:
         ours = next(row.mae[name] for name in OUR_NAMES if name in row.mae)
-        errors = [ours, row.mae["extrapolation"], row.mae["persistence"]]
-        gains = [f"{100 * (ours / other - 1):+.0f} %" if other else "-" for other in errors[1:]]
-        table.add_row(lead_text(row.lead_minutes), f"{row.band} ({row.unit})", *(f"{e:.4g}" for e in errors), *gains)
+        cells = [row.band] if several else []
+        cells += [lead_text(row.lead_minutes), f"{ours:.4g}"]
+        for baseline in ("extrapolation", "persistence"):
+            theirs = row.mae[baseline]
+            cells += [f"{theirs:.4g}", f"{100 * (ours / theirs - 1):+.0f} %" if theirs else "-"]
+        table.add_row(*cells)
     return table
+
+
+def _units(rows: Sequence[ErrorRow]) -> str:
+    return ", ".join(dict.fromkeys(f"{row.band} in {row.unit}" if row.unit != "1" else row.band for row in rows))
 
 
 def lead_text(minutes: int) -> str:

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.console import native_silence
+
 if TYPE_CHECKING:
     from models.experiment import Watcher
     from pipeline.doctor import Finding
@@ -111,8 +113,9 @@ def train(config: Path, *, watcher: Watcher | None = None) -> Trained:
     from pipeline.config import load
 
     settings = load(config)
-    from models.experiment import train as run
-    from models.registry import open_registry
+    with native_silence():
+        from models.experiment import train as run
+        from models.registry import open_registry
 
     outcome = run(settings, open_registry(settings), watcher=watcher)
     registered = outcome.registered
@@ -137,7 +140,8 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     from pipeline.config import load
 
     settings = load(config)
-    from models.registry import open_registry
+    with native_silence():
+        from models.registry import open_registry
     from pipeline.catalog import read_run
     from pipeline.forecast import forecast as run
     from pipeline.times import stamp
@@ -171,8 +175,9 @@ def picture(config: Path, init: datetime, path: Path) -> Path:
     from pipeline.config import load
 
     settings = load(config)
-    from models.exhibit import draw_forecast
-    from models.registry import open_registry
+    with native_silence():
+        from models.exhibit import draw_forecast
+        from models.registry import open_registry
     from pipeline.errors import ModelError
 
     network = open_registry(settings).load_champion(settings)

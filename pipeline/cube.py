@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import schema
 from pipeline.config import BandSpec
+from pipeline.errors import StoreError
 from pipeline.grid import Window
 from pipeline.quality import missing
 from pipeline.scene import Scene
@@ -29,7 +31,7 @@ class SceneRow:
         scene: the scene.
         slot: where it lies on the time axis.
         valid_fraction: part of the grid's pixels for which it has a good value, 0 to 1.
-        superseded: a higher revision has taken its place.
+        superseded: another version has taken its place.
     """
 
     scene: Scene
@@ -63,8 +65,8 @@ def grow(root: zarr.Group, layout: Layout, slots: int) -> None:
         for name in ("data", "quality", "acquired", "time"):
             array = _array(arrays, name)
             array.resize((slots, *array.shape[1:]))
-        times = [seconds(layout.axis.valid_time(slot)) for slot in range(size, slots)]
-        _array(arrays, "time")[size:] = np.array(times, np.int64)
+        first, cadence = layout.axis.origin, layout.axis.cadence
+        _array(arrays, "time")[size:] = seconds(first) + np.arange(size, slots) * int(cadence.total_seconds())
 
 
 def write_window(
@@ -84,23 +86,14 @@ def write_acquired(root: zarr.Group, layout: Layout, slot: int, acquired: dateti
 
 def read_rows(root: zarr.Group) -> list[SceneRow]:
     """The scenes table, in order of writing."""
-    column = {name: _array(root, f"scenes/{name}")[:] for name in SCENE_COLUMNS}
-    return [
-        SceneRow(
-            Scene(
-                source=str(column["source"][i]),
-                tile=str(column["tile"][i]),
-                acquired=from_seconds(column["acquired"][i]),
-                available_at=from_seconds(column["available_at"][i]),
-                revision=str(column["revision"][i]),
-                sha256=str(column["sha256"][i]),
-            ),
-            slot=int(column["slot"][i]),
-            valid_fraction=float(column["valid_fraction"][i]),
-            superseded=bool(column["superseded"][i]),
-        )
-        for i in range(len(column["slot"]))
-    ]
+    columns = {name: cast("NDArray", _array(root, f"scenes/{name}")[:]).tolist() for name in SCENE_COLUMNS}
+    return [_row(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+def _row(value: dict[str, Any]) -> SceneRow:
+    times = {name: from_seconds(value[name]) for name in ("acquired", "available_at")}
+    scene = Scene(**times, **{name: value[name] for name in ("source", "tile", "revision", "sha256")})
+    return SceneRow(scene, value["slot"], value["valid_fraction"], value["superseded"])
 
 
 def append_rows(root: zarr.Group, rows: Sequence[SceneRow]) -> None:
@@ -113,12 +106,10 @@ def append_rows(root: zarr.Group, rows: Sequence[SceneRow]) -> None:
         array[size:] = np.array([value(row) for row in rows], dtype=kind)
 
 
-def mark_superseded(root: zarr.Group, hashes: Iterable[str]) -> None:
-    """Marks the rows of these scenes as replaced by a higher revision."""
-    wanted = set(hashes)
-    stored = _array(root, "scenes/sha256")[:]
-    for index in np.flatnonzero([str(value) in wanted for value in np.atleast_1d(stored)]):
-        _array(root, "scenes/superseded")[int(index)] = True
+def mark_superseded(root: zarr.Group, indices: Iterable[int]) -> None:
+    """Marks rows of the scenes table as replaced by another version."""
+    for index in indices:
+        _array(root, "scenes/superseded")[index] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +149,17 @@ class Cube:
         return self.as_of is not None and row.scene.available_at > self.as_of
 
     def scenes(self, slots: Iterable[int]) -> list[Scene]:
-        """Scenes that make up these slots."""
-        wanted = {int(slot) for slot in slots}
+        """Scenes that make up these slots, as far as they are seen."""
+        wanted = {int(slot) for slot in slots} & set(self.observed().tolist())
         return [row.scene for row in self.rows if row.slot in wanted and not row.superseded]
 
     def read(self, slots: Sequence[int] | NDArray[np.int64], window: Window | None = None) -> Frames:
         """Physical values of all bands at ``slots``, in the order given; slots unseen under ``as_of`` are missing.
 
         Values below a band's floor are raised to it.
+
+        Raises:
+            StoreError: a chunk is damaged.
         """
         window = window or Window(0, self.layout.grid.height, 0, self.layout.grid.width)
         values = np.full((len(slots), *window.shape, len(self.layout.bands)), np.nan, np.float32)
@@ -173,8 +167,9 @@ class Cube:
         seen = set(self.observed().tolist())
         for index, slot in enumerate(int(slot) for slot in slots):
             if slot in seen:
-                values[index] = self._read_slot(slot, window)
-                acquired[index] = _array(self.root, f"{self.layout.groups[0].name}/acquired")[slot]
+                with _undamaged(f"slot {slot} ({self.layout.axis.valid_time(slot):%Y-%m-%d %H:%M}Z)"):
+                    values[index] = self._read_slot(slot, window)
+                    acquired[index] = _array(self.root, f"{self.layout.groups[0].name}/acquired")[slot]
         return Frames(values, np.isfinite(values), acquired)
 
     def _read_slot(self, slot: int, window: Window) -> NDArray[np.float32]:
@@ -188,7 +183,7 @@ class Cube:
         return result
 
     def dataset(self, group: str | None = None) -> Any:
-        """A band group as a lazy xarray.Dataset, with CRS and CF decoding.
+        """A band group as a lazy xarray.Dataset, with CRS and CF decoding; under ``as_of`` only its seen slots.
 
         Args:
             group: name of the band group; default: the first.
@@ -196,22 +191,43 @@ class Cube:
         import xarray
 
         name = group or self.layout.groups[0].name
-        return xarray.open_zarr(self.root.store, group=name, consolidated=False, decode_coords="all")
+        dataset = xarray.open_zarr(self.root.store, group=name, consolidated=False, decode_coords="all")
+        return dataset if self.as_of is None else dataset.isel(time=self.observed())
 
 
 def open_cube(store: CubeStore, *, snapshot: str | None = None, as_of: datetime | None = None) -> Cube:
     """The cube at a snapshot (default: the newest), or as it was known at a time.
 
     Raises:
-        StoreError: no cube, no such snapshot, or an unknown schema.
+        StoreError: no cube, no such snapshot, an unknown schema, or a damaged scenes table.
     """
     snapshot = snapshot or store.tip()
     root = store.group(snapshot)
-    return Cube(root, schema.read(root), snapshot, tuple(read_rows(root)), as_of)
+    layout = schema.read(root)
+    with _undamaged("the scenes table"):
+        return Cube(root, layout, snapshot, tuple(read_rows(root)), as_of)
+
+
+@contextmanager
+def _undamaged(what: str) -> Iterator[None]:
+    """A chunk whose checksum is wrong or whose file is gone, as a sentence."""
+    import icechunk
+
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError, icechunk.IcechunkError) as error:
+        reason = str(error).strip().splitlines()[0]
+        msg = (
+            f"every chunk of a cube reads as it was written, but {what} does not: {reason}. The disk has changed it: "
+            "restore the cube from a copy, or remove it and ingest again"
+        )
+        raise StoreError(msg) from error
 
 
 def _physical(layer: NDArray, band: BandSpec, unusable: NDArray[np.bool_]) -> NDArray[np.float32]:
-    values = (layer.astype(np.float64) * band.scale + band.offset).astype(np.float32)
+    plain = band.scale == 1 and band.offset == 0
+    exact = layer if plain else layer.astype(np.float64) * band.scale + band.offset
+    values = exact.astype(np.float32)
     if band.floor is not None:
         values = np.maximum(values, np.float32(band.floor))
     values[unusable | missing(layer, band)] = np.nan

@@ -102,16 +102,17 @@ class Episode:
         """``(y, x)``: persistence minus truth at a lead; NaN where either is missing."""
         return self.persistence() - self.truth_at(lead)
 
-    def mean_errors(self, lead: int) -> MeanErrors | None:
-        """Mean absolute errors at a lead, over the pixels where both are known; None where there is no such pixel."""
-        own, still = np.abs(self.error(lead)), np.abs(self.persistence_error(lead))
-        both = np.isfinite(own) & np.isfinite(still)
-        return MeanErrors(lead, float(own[both].mean()), float(still[both].mean())) if both.any() else None
+    def mean_errors(self) -> dict[int, MeanErrors]:
+        """Mean absolute errors by lead (slots, from 1), where forecast, persistence and truth are known.
 
-    def known_errors(self) -> tuple[MeanErrors, ...]:
-        """Mean errors at every lead that has any."""
-        found = (self.mean_errors(lead) for lead in range(1, self.horizon + 1))
-        return tuple(errors for errors in found if errors is not None) if self.truth is not None else ()
+        Leads without such a pixel are left out.
+        """
+        if self.truth is None:
+            return {}
+        still = self.persistence()
+        pairs = zip(self.forecast, self.truth, strict=True)
+        found = {lead: _mean_errors(said, still, came) for lead, (said, came) in enumerate(pairs, start=1)}
+        return {lead: errors for lead, errors in found.items() if errors is not None}
 
     def mean_weights(self) -> Maps:
         """``(lead, frame)``: mean weight over the patches where anything is known; NaN without attention."""
@@ -137,21 +138,24 @@ class Episode:
         """A lead (slots, from 1) as a duration."""
         return f"+{span(lead * self.cadence)}"
 
-    def verdict(self) -> str:
+    def verdict(self, errors: dict[int, MeanErrors]) -> str:
         """In one sentence how far off the forecast is at the last lead with truth, against persistence."""
-        if not self.known_errors():
+        if not errors:
             return "The truth is not known yet."
-        last = self.known_errors()[-1]
+        lead, last = max(errors.items())
         rest = f"persistence ({number(last.persistence)})"
         change = f"{abs(last.skill()):.0%} {'less' if last.skill() > 0 else 'more'} than {rest}"
         against = change if abs(last.skill()) >= 0.005 else f"no better than {rest}"
         units = "" if self.units in NO_UNITS else f" {self.units}"
-        lead = span(last.lead * self.cadence)
-        return f"{lead} ahead it is {number(last.forecast)}{units} off on average: {against}."
+        return f"{span(lead * self.cadence)} ahead it is {number(last.forecast)}{units} off on average: {against}."
 
     def labelled(self, name: str) -> str:
         """A quantity of the band with its unit."""
         return name if self.units in NO_UNITS else f"{name} ({self.units})"
+
+    def value_label(self) -> str:
+        """What a colour bar of values says: their unit, or the band's name where they have none."""
+        return self.band if self.units in NO_UNITS else self.units
 
     def truth_at(self, lead: int) -> Maps:
         """``(y, x)``: what came true at a lead; all NaN where nothing has come yet."""
@@ -160,25 +164,31 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class MeanErrors:
-    """Mean absolute errors at one lead, on the same pixels, in the units of the band.
+    """Mean absolute errors on the same pixels, in the units of the band.
 
     Attributes:
-        lead: slots after the init time.
         forecast: of the forecast.
         persistence: of the newest values left as they are.
     """
 
-    lead: int
     forecast: float
     persistence: float
 
     def skill(self) -> float:
         """Part of persistence's error that the forecast takes away; 0 where persistence makes none.
 
-        >>> MeanErrors(6, forecast=15.0, persistence=20.0).skill()
+        >>> MeanErrors(forecast=15.0, persistence=20.0).skill()
         0.25
         """
         return 1 - self.forecast / self.persistence if self.persistence > 0 else 0.0
+
+
+def _mean_errors(said: Maps, still: Maps, came: Maps) -> MeanErrors | None:
+    known = np.isfinite(said) & np.isfinite(still) & np.isfinite(came)
+    if not known.any():
+        return None
+    truth = came[known]
+    return MeanErrors(*(float(np.abs(values[known] - truth).mean(dtype=np.float64)) for values in (said, still)))
 
 
 def span(duration: timedelta) -> str:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from pipeline import cube as cubes
 from pipeline.config import MaskSpec
 from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.quality import Quality, flags
-from pipeline.scene import Scene, Staged, mask_path, open_geotiff, read, read_mask
+from pipeline.scene import Scene, Staged, open_geotiff, read, read_mask
 from pipeline.schema import CHUNK, BandGroup, Layout
 from pipeline.times import TimeAxis
 
 STRIP = 2 * CHUNK  # rows a task: whole chunks, and whole blocks of common GeoTIFFs
 
 T = TypeVar("T")
+Version = tuple[str, datetime, str]  # Scene.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,14 @@ class Layer:
 
     Attributes:
         staged: the private copy of its file.
+        mask: the private copy of its mask, where the product has masks.
         scene: what it is.
         slot: where it belongs.
         place: where it lies in the cube's grid.
     """
 
     staged: Staged
+    mask: Path | None
     scene: Scene
     slot: int
     place: Window
@@ -67,12 +71,12 @@ class Outcome:
     """What came of writing mosaics.
 
     Attributes:
-        good: usable pixels by scene hash.
-        broken: faults by scene hash; where there is one, nothing of the work may be committed.
+        good: usable pixels of each scene, summed over band groups.
+        broken: faults; where there is one, nothing of the work may be committed.
     """
 
-    good: dict[str, int]
-    broken: dict[str, SceneError]
+    good: dict[Version, int]
+    broken: dict[Version, SceneError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +97,11 @@ class Canvas:
 
 def on_dask(calls: Iterable[Callable[[], T]]) -> list[T]:
     """Results of independent calls, run by dask on threads, in order."""
-    import dask
+    from dask.base import compute
+    from dask.delayed import delayed
 
-    tasks = [dask.delayed(call, pure=False, traverse=False)() for call in calls]  # type: ignore[attr-defined]
-    return list(dask.compute(*tasks, scheduler="threads"))
+    tasks = [delayed(call, pure=False, traverse=False)() for call in calls]
+    return list(compute(*tasks, scheduler="threads"))
 
 
 def write(root: zarr.Group, mosaics: Sequence[Mosaic], layout: Layout, mask: MaskSpec | None) -> Outcome:
@@ -109,26 +114,26 @@ def write(root: zarr.Group, mosaics: Sequence[Mosaic], layout: Layout, mask: Mas
     results = on_dask(
         partial(_write_strip, root, layout, mask, mosaic, strip) for mosaic in mosaics for strip in strips
     )
-    good: dict[str, int] = defaultdict(int)
-    broken: dict[str, SceneError] = {}
+    good: dict[Version, int] = defaultdict(int)
+    broken: dict[Version, SceneError] = {}
     for result in results:
         broken |= result.broken
-        for digest, count in result.good.items():
-            good[digest] += count
+        for version, count in result.good.items():
+            good[version] += count
     for mosaic in mosaics:
         cubes.write_acquired(root, layout, mosaic.slot, mosaic.layers[0].scene.acquired)
     return Outcome(dict(good), broken)
 
 
 def _write_strip(root: zarr.Group, layout: Layout, mask: MaskSpec | None, mosaic: Mosaic, strip: Window) -> Outcome:
-    good: dict[str, int] = {}
+    good: dict[Version, int] = defaultdict(int)
     for group in layout.groups:
         canvas = Canvas.empty(group, strip)
         for layer in mosaic.layers:
             try:
-                good[layer.scene.sha256] = _lay(layer, canvas, layout, mask)
+                good[layer.scene.version] += _lay(layer, canvas, layout, mask)
             except SceneError as fault:
-                return Outcome({}, {layer.scene.sha256: fault})
+                return Outcome({}, {layer.scene.version: fault})
         cubes.write_window(root, group, mosaic.slot, strip, canvas.data, canvas.quality)
     return Outcome(good, {})
 
@@ -150,10 +155,7 @@ def _lay(layer: Layer, canvas: Canvas, layout: Layout, mask: MaskSpec | None) ->
 def _read_layer(
     layer: Layer, group: BandGroup, window: Window, layout: Layout, mask: MaskSpec | None
 ) -> tuple[NDArray, NDArray[np.uint8]]:
-    try:
-        with open_geotiff(layer.staged.path) as dataset:
-            data = read(dataset, group.bands, window.within(layer.place))
-    except RasterioError as error:
-        raise SceneError("unreadable", str(error.__cause__ or error)) from None
-    masked = None if mask is None else read_mask(mask_path(layer.staged.source, mask), mask, layout.grid, window)
+    with open_geotiff(layer.staged.path) as dataset:
+        data = read(dataset, group.bands, window.within(layer.place))
+    masked = None if mask is None or layer.mask is None else read_mask(layer.mask, mask, layout.grid, window)
     return data, flags(data, group.bands, masked)

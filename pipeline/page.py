@@ -159,7 +159,9 @@ class Page:
     def heading(self, block: Block, bold: str, quiet: str = "") -> None:
         """What a block shows, and how to read it."""
         self.text(block.left, block.top + 0.4, bold, 12, weight="bold")
-        self.text(block.left + 0.118 * len(bold) + 0.15, block.top + 0.4, quiet, 9.5, color=QUIET)
+        left = block.left + 0.1 * len(bold) + 0.2
+        size = fitting(quiet, 9.5, self.width - left - BAR)
+        self.text(left, block.top + 0.4, quiet, size, color=QUIET)
 
     def panel(self, box: Box, layer: Layer, look: Look, title: str) -> Axes:
         """``(y, x)`` values in colours, their first pixel top left; hatched where they are NaN."""

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.episode import Episode, Maps, number
+from pipeline.episode import Episode, Maps, MeanErrors, number
 from pipeline.page import GAP, HEADING, MISSING, QUIET, TITLE, Block, Box, Look, Page, fitting
 
 FRAMES_SHOWN: Final = 4
@@ -26,7 +26,7 @@ _NARROWEST = 1.9  # holds a title
 _LONGEST = 5.0
 _NARROWEST_PAGE = 9.0
 _MARGIN, _HEADER, _FOOTER, _LINE = 0.35, 1.0, 0.6, 0.16
-_CHART = Box(0, 0, 2.5, 2.4)
+_CHART = Box(0, 0, 2.7, 2.7)
 _CHART_LABELS = 0.65
 _TALL = 1.25  # height / width of a grid above which what came stands beside what was seen, not below
 
@@ -52,9 +52,9 @@ def draw(episode: Episode) -> Figure:
     last lead with truth and errors, and mean weights and errors by lead. Without truth there are only forecasts,
     without attention no weights. Values have one colour scale on the whole page, weights another, errors a third one.
     """
-    sheet, looks = _arrange(episode), _Looks.of(episode)
+    sheet, looks, errors = _arrange(episode), _Looks.of(episode), episode.mean_errors()
     page = Page.blank(sheet.width, sheet.height)
-    _write_header(page, episode)
+    _write_header(page, episode, errors)
     _draw_context(page, sheet.context, episode, looks.values)
     if episode.attention is not None:
         _draw_attention(page, sheet.attention, episode, episode.attention[-1], looks.weights)
@@ -62,8 +62,8 @@ def draw(episode: Episode) -> Figure:
     if episode.truth is None:
         _draw_forecasts(page, sheet.outcome, episode, looks.values)
     else:
-        _draw_outcome(page, sheet.outcome, episode, looks)
-        _draw_errors_chart(page, sheet.errors_chart, episode)
+        _draw_outcome(page, sheet.outcome, episode, errors, looks)
+        _draw_errors_chart(page, sheet.errors_chart, episode, errors)
     _write_footer(page, episode)
     return page.figure
 
@@ -89,10 +89,10 @@ def _arrange(episode: Episode) -> _Sheet:
     context = Block(_MARGIN, _HEADER, 1, max(len(_frames(episode)), 1), panel)
     attention = Block(_MARGIN, context.bottom, 1, context.columns, panel)
     seen = context if episode.attention is None else attention
-    if panel[1] > _TALL * panel[0]:
+    if panel[1] > _TALL * panel[0] and episode.truth is not None and len(_leads(episode)) == LEADS_SHOWN:
         left = max(context.right, _MARGIN + 2 * (_CHART_LABELS + _CHART.width)) + 2 * GAP
         outcome = _outcome_block(episode, left, _HEADER, panel)
-        charts = _charts_below(seen, outcome)
+        charts = _charts_below(seen, outcome)[:: 1 if episode.attention is not None else -1]
     else:
         outcome = _outcome_block(episode, _MARGIN, seen.bottom, panel)
         charts = _charts_beside(context, outcome)
@@ -169,7 +169,7 @@ def _weight_look(episode: Episode) -> Look:
     """From no weight at all, so that even attention looks even."""
     layers = [] if episode.attention is None else [episode.attention[-1, list(_frames(episode))]]
     high = Look.spanning("magma", layers, (0, 99.5)).high
-    return Look("magma", 0.0, high, "max" if high < 1 else "neither")
+    return Look("magma", 0.0, min(high, 1.0), "max" if high < 1 else "neither")
 
 
 def _error_look(episode: Episode) -> Look:
@@ -182,12 +182,14 @@ def _error_look(episode: Episode) -> Look:
 # --- the parts of the page ------------------------------------------------------------------------
 
 
-def _write_header(page: Page, episode: Episode) -> None:
+def _write_header(page: Page, episode: Episode, errors: dict[int, MeanErrors]) -> None:
     width = page.width - 2 * _MARGIN
-    title = f"{episode.product} · {episode.band}: forecast by {episode.model} from {episode.init:%Y-%m-%d %H:%M}Z"
+    day = f"{episode.init:%Y-%m-%d}"
+    time = day if episode.clock(episode.init) == day else f"{day} {episode.clock(episode.init)}"
+    title = f"{episode.product} · {episode.band}: forecast by {episode.model} from {time}"
     page.text(_MARGIN, 0.5, title, fitting(title, 18, 0.9 * width), weight="bold")  # bold letters are wider
-    errors, verdict = episode.known_errors(), episode.verdict()
-    colour = QUIET if not errors else _GOOD if errors[-1].skill() > 0 else _BAD
+    verdict = episode.verdict(errors)
+    colour = QUIET if not errors else _GOOD if errors[max(errors)].skill() > 0 else _BAD
     page.text(_MARGIN, 0.86, verdict, fitting(verdict, 14, width), color=colour)
 
 
@@ -201,7 +203,7 @@ def _draw_context(page: Page, block: Block, episode: Episode, look: Look) -> Non
         page.panel(block.cell(0, column), episode.context[frame], look, title)
     if not frames:
         page.note(block.cell(0, 0), "no frame shows anything", "")
-    page.bar(block.bar(), look, episode.labelled(episode.band))
+    page.bar(block.bar(), look, episode.value_label())
 
 
 def _draw_attention(page: Page, block: Block, episode: Episode, weights: Maps, look: Look) -> None:
@@ -218,41 +220,31 @@ def _draw_attention(page: Page, block: Block, episode: Episode, weights: Maps, l
     page.bar(block.bar(), look, "weight", format=PercentFormatter(1, 0))
 
 
-def _draw_outcome(page: Page, block: Block, episode: Episode, looks: _Looks) -> None:
-    page.heading(
-        block,
-        "What it said, what came, how far off it was",
-        "numbers: mean absolute error; red: too high, blue: too low",
-    )
+def _draw_outcome(page: Page, block: Block, episode: Episode, errors: dict[int, MeanErrors], looks: _Looks) -> None:
+    key = "numbers: mean absolute error; red: too high, blue: too low"
+    page.heading(block, "What it said, what came, how far off it was", key)
     for row, lead in enumerate(_leads(episode)):
-        boxes = [block.cell(row, column) for column in range(OUTCOMES)]
+        said, *others = (block.cell(row, column) for column in range(OUTCOMES))
         title = f"forecast {episode.ahead(lead)}, {episode.clock(episode.valid_time(lead))}"
-        page.panel(boxes[0], episode.forecast[lead - 1], looks.values, title)
-        if np.isfinite(episode.truth_at(lead)).any():
-            _draw_truth(page, boxes[1:], episode, lead, looks)
+        page.panel(said, episode.forecast[lead - 1], looks.values, title)
+        if lead in errors:
+            _draw_truth(page, others, episode, lead, errors[lead], looks)
         else:
-            _draw_no_truth(page, boxes[1:], episode, lead)
+            _draw_no_truth(page, others, episode, lead)
     page.bar(block.bar(), looks.errors, episode.labelled("error"))
 
 
-def _draw_truth(page: Page, boxes: list[Box], episode: Episode, lead: int, looks: _Looks) -> None:
+def _draw_truth(page: Page, boxes: list[Box], episode: Episode, lead: int, errors: MeanErrors, looks: _Looks) -> None:
     came, own, still = boxes
-    errors = episode.mean_errors(lead)
-    means = ("", "") if errors is None else (f": {number(errors.forecast)}", f": {number(errors.persistence)}")
     page.panel(came, episode.truth_at(lead), looks.values, f"truth {episode.clock(episode.valid_time(lead))}")
-    page.panel(own, episode.error(lead), looks.errors, f"forecast error{means[0]}")
-    page.panel(still, episode.persistence_error(lead), looks.errors, f"persistence error{means[1]}")
+    page.panel(own, episode.error(lead), looks.errors, f"forecast error: {number(errors.forecast)}")
+    page.panel(still, episode.persistence_error(lead), looks.errors, f"persistence error: {number(errors.persistence)}")
 
 
 def _draw_no_truth(page: Page, boxes: list[Box], episode: Episode, lead: int) -> None:
-    time = episode.clock(episode.valid_time(lead))
-    notes = (
-        (f"truth {time}", "no truth"),
-        ("forecast error", "no truth, no error"),
-        ("persistence error", "no truth, no error"),
-    )
-    for box, (title, note) in zip(boxes, notes, strict=True):
-        page.note(box, note, title)
+    titles = f"truth {episode.clock(episode.valid_time(lead))}", "forecast error", "persistence error"
+    for box, title in zip(boxes, titles, strict=True):
+        page.note(box, "no truth to compare with", title)
 
 
 def _draw_forecasts(page: Page, block: Block, episode: Episode, look: Look) -> None:
@@ -260,7 +252,7 @@ def _draw_forecasts(page: Page, block: Block, episode: Episode, look: Look) -> N
     for column, lead in enumerate(_leads(episode)):
         title = f"{episode.ahead(lead)}, {episode.clock(episode.valid_time(lead))}"
         page.panel(block.cell(0, column), episode.forecast[lead - 1], look, title)
-    page.bar(block.bar(), look, episode.labelled(episode.band))
+    page.bar(block.bar(), look, episode.value_label())
 
 
 def _draw_weights_chart(page: Page, box: Box, episode: Episode, look: Look) -> None:
@@ -272,7 +264,8 @@ def _draw_weights_chart(page: Page, box: Box, episode: Episode, look: Look) -> N
     if frames:
         axes.imshow(mean, cmap=look.colours, norm=look.norm, aspect="auto")
     axes.set_yticks(leads, [episode.ahead(lead + 1) for lead in leads])
-    axes.set_xticks(columns, [episode.age(frames[column]) for column in columns])
+    _label_across(axes, box, columns, [episode.age(frames[column]).removesuffix(" before") for column in columns])
+    axes.set_xlabel("age of the frame", size=9)
     if box.height / len(mean) >= 0.14 and box.width / max(len(frames), 1) >= 0.35:  # room for a number in each cell
         _write_cells(axes, mean, look)
 
@@ -283,20 +276,26 @@ def _write_cells(axes: Axes, mean: Maps, look: Look) -> None:
         axes.text(column, row, f"{value:.0%}", ha="center", va="center", size=7.5, color=colour)
 
 
-def _draw_errors_chart(page: Page, box: Box, episode: Episode) -> None:
-    errors = episode.known_errors()
+def _draw_errors_chart(page: Page, box: Box, episode: Episode, errors: dict[int, MeanErrors]) -> None:
     axes = page.chart(box, "Mean absolute error, by lead")
-    leads = [one.lead for one in errors]
-    axes.plot(leads, [one.persistence for one in errors], "--o", color=QUIET, ms=3.5, lw=1.4, label="persistence")
-    axes.plot(leads, [one.forecast for one in errors], "-o", color=_FORECAST, ms=3.5, lw=1.8, label="forecast")
+    still, own = [one.persistence for one in errors.values()], [one.forecast for one in errors.values()]
+    axes.plot(list(errors), still, "--o", color=QUIET, ms=3.5, lw=1.4, label="persistence")
+    axes.plot(list(errors), own, "-o", color=_FORECAST, ms=3.5, lw=1.8, label="forecast")
     axes.set(xlim=(0, episode.horizon + 0.5), ylim=(0, None))
     ticks = [lead + 1 for lead in _thinned(episode.horizon, 4)]
-    axes.set_xticks(ticks, [episode.ahead(lead) for lead in ticks])
+    _label_across(axes, box, ticks, [episode.ahead(lead) for lead in ticks])
+    axes.set_xlabel("lead time", size=9)
     axes.set_ylabel(episode.labelled("error"), size=9, parse_math=False)
     axes.grid(visible=True, color="#e3e3e3", lw=0.6)
     axes.set_axisbelow(True)
     if errors:
         axes.legend(loc="lower right", fontsize=8.5, frameon=False)
+
+
+def _label_across(axes: Axes, box: Box, places: list[int], labels: list[str]) -> None:
+    """Tick labels that leave each other room."""
+    longest = max(labels, key=len, default="")
+    axes.set_xticks(places, labels, size=fitting(longest + "  ", 8, box.width / max(len(labels), 1)))
 
 
 def _thinned(size: int, most: int) -> list[int]:

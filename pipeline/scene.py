@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.windows
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from pipeline.config import BandSpec, MaskSpec, SceneSpec
-from pipeline.errors import CubecastError, SceneError
+from pipeline.errors import CubecastError, SceneError, StoreError
 from pipeline.grid import Window, misalignment, placement
 from pipeline.times import parse_time, stamp
 
 # Only GeoTIFF, and nothing beside the file: a VRT named .tif would read other files, an .aux.xml would change this one.
-GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO", "GTIFF_IGNORE_READ_ERRORS": "NO"}
+GDAL_OPTIONS: dict[str, Any] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GTIFF_IGNORE_READ_ERRORS": "NO",
+}
 COPY_BLOCK = 1 << 20
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +57,8 @@ class Scene:
     Attributes:
         source: file name in the inbox.
         tile: name of the tile, where the product's scenes come in tiles.
-        acquired: acquisition time, exactly as the scene has it, UTC.
-        available_at: when the scene could first be used, UTC.
+        acquired: acquisition time, UTC, whole seconds.
+        available_at: when the scene could first be used, UTC, whole seconds.
         revision: processing baseline or time from the scene; the highest wins, then the highest hash.
         sha256: of the file.
     """
@@ -71,6 +79,11 @@ class Scene:
     def identity(self) -> tuple[str, datetime]:
         """Equal for two versions of one acquisition."""
         return self.tile, self.acquired
+
+    @property
+    def version(self) -> tuple[str, datetime, str]:
+        """Equal for two copies of one file. Equal bytes alone are not enough: radar without an echo looks the same."""
+        return self.tile, self.acquired, self.sha256
 
     @property
     def rank(self) -> tuple[str, str]:
@@ -99,19 +112,23 @@ def discover(spec: SceneSpec) -> list[Path]:
 
 
 def stage(source: Path, folder: Path) -> Staged:
-    """Copies a scene into ``folder`` and hashes it on the way.
+    """Copies a scene into ``folder``, under its own name, and hashes it on the way.
 
     Raises:
-        SceneError: ``unstable``, the file changed while it was copied; ``unreadable``, it cannot be read.
+        SceneError: ``unstable``, the file changed while it was copied; ``unavailable``, it cannot be read.
+        StoreError: the copy cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{os.getpid()}-{source.name}"
+    target = folder / source.name
     try:
         before = source.stat()
         digest = _copy(source, target)
         after = source.stat()
     except OSError as error:
-        raise SceneError("unreadable", f"{source.name} cannot be copied: {error}") from None
+        if error.errno in DISK_FULL or error.filename == str(target):
+            msg = f"a scene is copied aside before it is read, but {folder} cannot take it: {error}. Free space there"
+            raise StoreError(msg) from None
+        raise SceneError("unavailable", f"{source.name} cannot be copied: {error}") from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         target.unlink()
         raise SceneError("unstable", f"{source.name} changed while it was read; it is tried again at the next ingest")
@@ -161,7 +178,7 @@ def identify(staged: Staged, spec: SceneSpec) -> Scene:
 
 
 def acquisition_time(name: str, tags: dict[str, str], spec: SceneSpec) -> datetime:
-    """Acquisition time from the configured tag, otherwise from the file name.
+    """Acquisition time from the configured tag, otherwise from the file name; the cube knows no parts of a second.
 
     Raises:
         SceneError: ``no-time``.
@@ -171,19 +188,19 @@ def acquisition_time(name: str, tags: dict[str, str], spec: SceneSpec) -> dateti
     if text is None:
         raise SceneError("no-time", f"{name} has no time in {where}; expected {spec.pattern} with {spec.time_format}")
     try:
-        time = datetime.strptime(text, spec.time_format)  # noqa: DTZ007 - made aware below
-    except ValueError:
+        time = datetime.strptime(text, spec.time_format)  # noqa: DTZ007 - made aware on the next line
+        aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise SceneError("no-time", f"{name}: {text!r} in {where} does not read as {spec.time_format}") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return aware.replace(microsecond=0)
 
 
 def _available(acquired: datetime, tags: dict[str, str], spec: SceneSpec) -> datetime:
     text = tags.get(spec.available_tag or "")
-    if not text:
-        return acquired + spec.latency
     try:
-        return parse_time(text)
-    except ValueError as error:
+        time = parse_time(text) if text else acquired + spec.latency
+        return time + timedelta(microseconds=-time.microsecond % 1_000_000)  # up, so that nothing is seen too early
+    except (ValueError, OverflowError) as error:
         raise SceneError("no-time", f"tag {spec.available_tag}: {error}") from None
 
 
@@ -211,11 +228,13 @@ def locate(dataset: DatasetReader, grid: GeoBox) -> Window:
         SceneError: ``wrong-crs`` or ``off-grid``.
     """
     if dataset.crs is None:
-        raise SceneError("wrong-crs", "the scene has no CRS")
+        raise SceneError("wrong-crs", "it has no CRS")
+    if not all(map(isfinite, dataset.transform)):
+        raise SceneError("off-grid", f"its transform is {tuple(dataset.transform)[:6]}")
     own = GeoBox(dataset.shape, dataset.transform, dataset.crs.to_wkt())
     fault = misalignment(grid, own)
     if fault is not None:
-        raise SceneError("wrong-crs" if "CRS" in fault else "off-grid", fault)
+        raise SceneError("wrong-crs" if own.crs != grid.crs else "off-grid", fault)
     return placement(grid, own)
 
 
@@ -228,9 +247,14 @@ def read(dataset: DatasetReader, bands: Sequence[BandSpec], window: Window) -> N
     data = dataset.read([band.index for band in bands], window=_rasterio_window(window))
     for layer, band in zip(data, bands, strict=True):
         declared = dataset.nodatavals[band.index - 1]
-        if declared is not None and np.isfinite(declared):
-            layer[layer == layer.dtype.type(declared)] = band.fill
+        if declared is not None and isfinite(declared) and declared != band.fill:
+            layer[layer == np.float64(declared).astype(_wide(layer.dtype))] = band.fill
     return data
+
+
+def _wide(dtype: np.dtype) -> np.dtype:
+    """A type that holds a declared nodata as exactly as the scene does: files declare 3.5 for bytes."""
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
 
 def mask_path(scene: Path, spec: MaskSpec) -> Path:
@@ -238,22 +262,54 @@ def mask_path(scene: Path, spec: MaskSpec) -> Path:
     return spec.folder / f"{scene.stem}{spec.suffix}{scene.suffix}"
 
 
+def stage_mask(scene: Path, spec: MaskSpec, folder: Path) -> Path:
+    """A private copy of the mask that belongs to a scene.
+
+    Raises:
+        SceneError: ``no-mask``, or the faults of :func:`stage`.
+    """
+    path = mask_path(scene, spec)
+    if not path.is_file():
+        raise SceneError("no-mask", f"the mask {path.name} is not there (yet); the scene is tried again at next ingest")
+    return stage(path, folder).path
+
+
+def check_mask(path: Path, grid: GeoBox, place: Window) -> None:
+    """Checks that a mask covers its scene, which lies at ``place`` in the grid.
+
+    Raises:
+        SceneError: ``bad-mask``.
+    """
+    with _open_mask(path) as dataset:
+        _inside(dataset, grid, place)
+
+
 def read_mask(path: Path, spec: MaskSpec, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
     """Where a mask makes pixels of the cube's window unusable: ``(y, x)``.
 
     Raises:
-        SceneError: ``no-mask``, or the faults of :func:`locate`.
+        SceneError: ``bad-mask``.
     """
-    if not path.is_file():
-        raise SceneError(
-            "no-mask", f"the mask {path.name} is not there (yet); the scene is tried again at the next ingest"
-        )
-    with open_geotiff(path) as dataset:
-        place = locate(dataset, grid)
-        inner = window.within(place)
-        if inner.y0 < 0 or inner.x0 < 0 or inner.y1 > dataset.height or inner.x1 > dataset.width:
-            raise SceneError("off-grid", f"the mask {path.name} is smaller than the scene")
-        return np.isin(dataset.read(1, window=_rasterio_window(inner)), spec.values)
+    with _open_mask(path) as dataset:
+        return np.isin(dataset.read(1, window=_rasterio_window(_inside(dataset, grid, window))), spec.values)
+
+
+@contextmanager
+def _open_mask(path: Path) -> Iterator[DatasetReader]:
+    """A fault of a mask is no fault of its scene, which is tried again."""
+    try:
+        with open_geotiff(path) as dataset:
+            yield dataset
+    except SceneError as fault:
+        detail = f"the mask {path.name}: {fault.detail}; mend the mask, the scene is tried again at the next ingest"
+        raise SceneError("bad-mask", detail) from None
+
+
+def _inside(dataset: DatasetReader, grid: GeoBox, window: Window) -> Window:
+    inner = window.within(locate(dataset, grid))
+    if inner.y0 < 0 or inner.x0 < 0 or inner.y1 > dataset.height or inner.x1 > dataset.width:
+        raise SceneError("off-grid", "it is smaller than the scene")
+    return inner
 
 
 def _rasterio_window(window: Window) -> rasterio.windows.Window:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from math import isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -123,14 +125,25 @@ def create(root: zarr.Group, layout: Layout) -> None:
 def check(root: zarr.Group, layout: Layout) -> None:
     """Raises StoreError where a cube was made for another layout."""
     found = read(root)
-    for what in ("product", "bands", "grid", "axis"):
-        asked, stored = layout.to_attributes()[what], found.to_attributes()[what]
-        if asked != stored:
-            msg = (
-                f"a cube keeps the {what} it was made with. Configured: {asked}. In the cube: {stored}. "
-                "Restore the old configuration, or choose another workspace and ingest again."
-            )
-            raise StoreError(msg)
+    differences = list(_differences("", layout.to_attributes(), found.to_attributes()))
+    if differences:
+        msg = (
+            f"a cube keeps the product, bands, grid and axis it was made with, but {'; '.join(differences)}. "
+            "Restore the old configuration, or choose another workspace and ingest again"
+        )
+        raise StoreError(msg)
+
+
+def _differences(name: str, asked: Any, stored: Any) -> Iterator[str]:
+    """Every value that two JSON documents do not share, by its name in the configuration."""
+    if isinstance(asked, dict) and isinstance(stored, dict):
+        for key in {**asked, **stored}:
+            yield from _differences(f"{name}.{key}".lstrip("."), asked.get(key), stored.get(key))
+    elif isinstance(asked, list) and isinstance(stored, list) and len(asked) == len(stored):
+        for index, pair in enumerate(zip(asked, stored, strict=True)):
+            yield from _differences(f"{name}.{index}", *pair)
+    elif asked != stored:
+        yield f"{name} is {asked!r} in the configuration and {stored!r} in the cube"
 
 
 def read(root: zarr.Group) -> Layout:
@@ -151,11 +164,9 @@ def _kind(band: BandSpec) -> tuple[str, float, float, str]:
 
 
 def _json_band(band: BandSpec) -> dict[str, Any]:
-    """JSON has no NaN."""
+    """JSON has no NaN and no infinity: as words, which pydantic reads as numbers."""
     dumped = band.model_dump(mode="json")
-    if band.nodata is not None:
-        dumped["nodata"] = str(band.nodata)
-    return dumped
+    return {k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in dumped.items()}
 
 
 def _compressors() -> list[Any]:
@@ -209,6 +220,8 @@ def _data_attributes(group: BandGroup) -> dict[str, Any]:
 
 
 def _create_coordinates(arrays: zarr.Group, group: BandGroup, grid: GeoBox) -> None:
+    unknown: dict[str, Any] = {"fill_value": UNKNOWN_TIME}
+
     def put(name: str, values: NDArray, chunks: int, **attributes: Any) -> None:
         array = arrays.create_array(
             name,
@@ -217,7 +230,7 @@ def _create_coordinates(arrays: zarr.Group, group: BandGroup, grid: GeoBox) -> N
             dtype=str if values.dtype.kind in "UO" else values.dtype,
             compressors=_compressors() if values.ndim else None,
             dimension_names=(name,) if name not in {"acquired", "spatial_ref"} else ("time",)[: values.ndim],
-            **({"fill_value": UNKNOWN_TIME} if name == "acquired" else {}),
+            **(unknown if name == "acquired" else {}),
         )
         array[...] = values
         array.attrs.update(attributes)
@@ -229,7 +242,8 @@ def _create_coordinates(arrays: zarr.Group, group: BandGroup, grid: GeoBox) -> N
         "acquired", none, 4096, long_name="exact acquisition time of the slot's scene", _FillValue=UNKNOWN_TIME, **epoch
     )
     put("band", np.array([band.name for band in group.bands], dtype=object), len(group.bands))
-    for name, axis in (("y", "Y"), ("x", "X")):
+    straight = grid.transform.b == grid.transform.d == 0
+    for name, axis in (("y", "Y"), ("x", "X")) if straight else ():  # a rotated grid has no y of a row
         values = _pixel_centres(grid, name)
         put(name, values, len(values), axis=axis, **_coordinate_attributes(grid, axis))
     put("spatial_ref", np.array(0, np.int32), 1, **_grid_mapping(grid))
@@ -238,22 +252,16 @@ def _create_coordinates(arrays: zarr.Group, group: BandGroup, grid: GeoBox) -> N
 
 def _pixel_centres(grid: GeoBox, name: str) -> NDArray[np.float64]:
     t = grid.transform
-    if name == "y":
-        return t.f + (np.arange(grid.height) + 0.5) * t.e
-    return t.c + (np.arange(grid.width) + 0.5) * t.a
+    corner, step, size = (t.f, t.e, grid.height) if name == "y" else (t.c, t.a, grid.width)
+    return corner + np.arange(0.5, size, dtype=np.float64) * step
 
 
 def _coordinate_attributes(grid: GeoBox, axis: str) -> dict[str, str]:
+    name, unit = ("latitude", "degrees_north") if axis == "Y" else ("longitude", "degrees_east")
     if grid.crs is not None and grid.crs.geographic:
-        return (
-            {"standard_name": "latitude", "units": "degrees_north"}
-            if axis == "Y"
-            else {
-                "standard_name": "longitude",
-                "units": "degrees_east",
-            }
-        )
-    return {"standard_name": f"projection_{axis.lower()}_coordinate", "units": "m"}
+        return {"standard_name": name, "units": unit}
+    metres = grid.crs is not None and grid.crs.units[0] in {"metre", "meter", "m"}
+    return {"standard_name": f"projection_{axis.lower()}_coordinate"} | ({"units": "m"} if metres else {})
 
 
 def _grid_mapping(grid: GeoBox) -> dict[str, Any]:
