@@ -7,22 +7,27 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from pipeline.errors import ServiceError
 
 HOST: Final = "127.0.0.1"
 POLL: Final = 0.25  # seconds
 TAIL: Final = 15  # lines of a log that are shown when its program fails
+DIRECT: Final = build_opener(ProxyHandler({}))
+"""Opens addresses of this machine; a proxy is for others."""
 
 
-@dataclass(frozen=True, slots=True)
+class Interrupted(Exception):  # noqa: N818 - no error: somebody pressed Ctrl-C
+    """The user wants an end."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Service:
     """A program that keeps running.
 
@@ -41,67 +46,99 @@ class Service:
     log: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A started service."""
+class Children:
+    """The children of this process.
 
-    service: Service
-    process: subprocess.Popen[bytes]
-
-
-def start(service: Service) -> Child:
-    """Starts a service in a session of its own, so that the terminal's Ctrl-C does not reach it before us."""
-    service.log.parent.mkdir(parents=True, exist_ok=True)
-    with service.log.open("wb") as log:
-        process = subprocess.Popen(
-            service.command,
-            cwd=service.folder,
-            env=dict(service.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Child(service, process)
-
-
-def check_alive(children: Iterable[Child]) -> None:
-    """Looks whether all are running.
-
-    Raises:
-        ServiceError: one is not; with the end of its log.
+    A signal only leaves a note, which :meth:`pause` reads: so it cannot fall between the start of a program and its
+    entry here, and no second Ctrl-C can break off the clearing up.
     """
-    for child in children:
-        code = child.process.poll()
-        if code is not None:
-            raise ServiceError(f"{child.service.name} stopped with exit code {code}. {_end(child.service.log)}")
 
+    def __init__(self) -> None:
+        self._running: dict[Service, subprocess.Popen[bytes]] = {}
+        self._interrupted = False
 
-def wait_for(url: str, children: Sequence[Child], patience: float) -> None:
-    """Waits until ``url`` answers with success; the last of ``children`` serves it.
+    @property
+    def running(self) -> tuple[Service, ...]:
+        """Services in the order of their start."""
+        return tuple(self._running)
 
-    Raises:
-        ServiceError: a child stopped, or there is no answer within ``patience`` seconds.
-    """
-    deadline = time.monotonic() + patience
-    while not _answers(url):
-        check_alive(children)
-        if time.monotonic() > deadline:
-            service = children[-1].service
-            raise ServiceError(f"{service.name} does not answer at {url} within {patience:g} s. {_end(service.log)}")
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes Ctrl-C, SIGTERM and the closing of the terminal as a wish to end."""
+
+        def note(*_: object) -> None:
+            self._interrupted = True
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def start(self, service: Service) -> None:
+        """Starts a service in a session of its own, so that the terminal's Ctrl-C does not reach it before us."""
+        service.log.parent.mkdir(parents=True, exist_ok=True)
+        with service.log.open("wb") as log:
+            self._running[service] = subprocess.Popen(
+                service.command,
+                cwd=service.folder,
+                env=dict(service.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def pause(self) -> None:
+        """Waits a moment.
+
+        Raises:
+            Interrupted: the user wants an end.
+            ServiceError: a service stopped by itself; with the end of its log.
+        """
         time.sleep(POLL)
+        if self._interrupted:
+            raise Interrupted
+        for service, process in self._running.items():
+            if process.poll() is not None:
+                raise ServiceError(f"{service.name} stopped with exit code {process.returncode}. {log_end(service)}")
 
+    def wait_for(self, service: Service, url: str, patience: float) -> None:
+        """Waits until ``url`` of ``service`` answers with success.
 
-def stop(children: Sequence[Child], grace: float) -> None:
-    """Ends all of them and what they started: by request, and after ``grace`` seconds by force."""
-    for child in children:
-        _signal(child.process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    for child in children:
-        with suppress(subprocess.TimeoutExpired):
-            child.process.wait(max(0.0, deadline - time.monotonic()))
-        _signal(child.process.pid, signal.SIGKILL)
-        child.process.wait()
+        Raises:
+            Interrupted: the user wants an end.
+            ServiceError: a service stopped, or there is no answer within ``patience`` seconds.
+        """
+        deadline = time.monotonic() + patience
+        while not _answers(url):
+            if time.monotonic() > deadline:
+                raise ServiceError(f"{service.name} gives no answer at {url} in {patience:g} s. {log_end(service)}")
+            self.pause()
+
+    def finish(self, service: Service) -> None:
+        """Waits until a service that is no server ends.
+
+        Raises:
+            Interrupted: the user wants an end.
+            ServiceError: it failed, or another stopped.
+        """
+        while self._running[service].poll() != 0:
+            self.pause()
+        del self._running[service]
+
+    def stop(self, services: Collection[Service], grace: float) -> None:
+        """Ends services and what they started: by request, and after ``grace`` seconds by force."""
+        ending = {service: self._running.pop(service) for service in services if service in self._running}
+        for process in ending.values():
+            _signal(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        for process in ending.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            _signal(process.pid, signal.SIGKILL)  # what the service started and did not end is in its group
+            process.wait()
 
 
 def port_is_free(port: int) -> bool:
@@ -115,19 +152,20 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+def log_end(service: Service) -> str:
+    """The last lines of a service's log, and where the others are."""
+    lines = service.log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    return "\n".join([f"The end of {service.log}:", *(f"  {line}" for line in lines)])
+
+
 def _signal(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
+    with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says it with the second
         os.killpg(group, number)
 
 
 def _answers(url: str) -> bool:
     try:
-        with urlopen(url, timeout=5):
+        with DIRECT.open(url, timeout=5):
             return True
-    except (URLError, OSError):
+    except OSError:
         return False
-
-
-def _end(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
-    return "\n".join([f"The end of {log}:", *(f"  {line}" for line in lines)])

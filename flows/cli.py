@@ -181,6 +181,23 @@ def verify(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption
             console.out().print(console.error_table(done.table, "Mean absolute error of published forecasts"))
 
 
+@app.command()
+def up(
+    *,
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="TOML file of the product; default: the demo's.")
+    ] = Path("work/demo/product.toml"),
+    debug: DebugOption = False,
+) -> None:
+    """Prefect, MLflow and workers on this machine, deployed and scheduled, until Ctrl-C."""
+    from flows import console
+
+    with errors(debug=debug):
+        from flows.stack import up
+
+        up(config, say=lambda line: console.out().print(line, markup=False))
+
+
 def _time(text: str):  # noqa: ANN202 - datetime is not imported at start-up
     from pipeline.errors import CubecastError
     from pipeline.times import parse_time

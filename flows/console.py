@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
+
+from flows.quiet import native_silence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,20 +29,6 @@ def out() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def native_silence() -> Iterator[None]:
-    """Keeps native libraries from writing to standard error: TensorFlow greets on import, whatever its settings."""
-    keep = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(keep, 2)
-        os.close(keep)
-        os.close(nowhere)
 
 
 def err() -> Console:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.console import native_silence
+from flows.quiet import native_silence
 
 if TYPE_CHECKING:
     from models.experiment import Watcher

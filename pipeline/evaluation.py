@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.config import SampleSpec
 from pipeline.cube import Cube
@@ -28,7 +29,13 @@ class Scores:
 
 
 def evaluate(
-    predictors: Mapping[str, Predictor], cube: Cube, samples: Iterable[Sample], spec: SampleSpec, bands: tuple[int, ...]
+    predictors: Mapping[str, Predictor],
+    cube: Cube,
+    samples: Iterable[Sample],
+    spec: SampleSpec,
+    bands: tuple[int, ...],
+    *,
+    fallback: str | None = None,
 ) -> Scores:
     """Runs every predictor on every sample and pools the errors.
 
@@ -40,6 +47,8 @@ def evaluate(
         samples: the init times.
         spec: context and horizon.
         bands: the forecast bands, counted from 0.
+        fallback: name of the predictor that fills in what another one leaves unknown, as in a
+            :class:`~pipeline.baselines.Ladder` of the two, but asked once (a fifth of the time on radar frames).
     """
     sums: dict[str, ErrorSums] = {}
     inits = 0
@@ -47,11 +56,26 @@ def evaluate(
         context = read_context(cube, one, spec)
         truth = read_targets(cube, one).values[..., list(bands)]
         said = {name: p.predict(context, spec.horizon).values[0, :, 0] for name, p in predictors.items()}
-        common = np.isfinite(truth) & context.validity[0, -1][..., list(bands)]
-        for values in said.values():
-            common &= np.isfinite(values)
-        for name, values in said.items():
-            one_sum = ErrorSums.of(values, np.where(common, truth, np.nan))
+        if fallback is not None:
+            said = {name: np.where(np.isnan(values), said[fallback], values) for name, values in said.items()}
+        for name, one_sum in errors(said, truth, context.validity[0, -1][..., list(bands)]).items():
             sums[name] = sums[name] + one_sum if name in sums else one_sum
         inits += 1
     return Scores(sums, inits)
+
+
+def errors(
+    said: Mapping[str, NDArray[np.float32]], truth: NDArray[np.float32], newest: NDArray[np.bool_]
+) -> dict[str, ErrorSums]:
+    """Errors of several forecasts on the pixels that count for all of them.
+
+    Args:
+        said: by name, ``(lead, y, x, band)``; NaN where one says nothing.
+        truth: same shape; NaN where missing.
+        newest: ``(y, x, band)``, where the newest input is valid.
+    """
+    common = np.isfinite(truth) & newest
+    for values in said.values():
+        common &= np.isfinite(values)
+    met = np.where(common, truth, np.nan)
+    return {name: ErrorSums.of(values, met) for name, values in said.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -136,16 +136,34 @@ class Champion:
     ref: ModelRef
 
 
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a forecast sees.
+
+    Attributes:
+        cube: the cube, as it was known then.
+        sample: which of its frames are the context, and which slots are ahead.
+    """
+
+    cube: Cube
+    sample: Sample
+
+
 def forecast_bands(settings: Settings) -> tuple[int, ...]:
     """Indices of the bands that are forecast, counted from 0."""
     return tuple(index for index, band in enumerate(settings.bands) if band.forecast)
 
 
-def baselines(settings: Settings) -> dict[str, Predictor]:
-    """The references of every score, for the forecast bands: persistence, and extrapolation filled up by it."""
-    bands = forecast_bands(settings)
-    still = OfBands(Persistence(), bands)
-    return {"persistence": still, "extrapolation": Ladder((OfBands(extrapolation(settings.motion), bands), still))}
+def baselines(settings: Settings, bands: tuple[int, ...] | None = None) -> dict[str, Predictor]:
+    """The references of every score: persistence, and extrapolation filled up by it.
+
+    Args:
+        settings: the product.
+        bands: for which bands, counted from 0; None: those that are forecast.
+    """
+    wanted = forecast_bands(settings) if bands is None else bands
+    still = OfBands(Persistence(), wanted)
+    return {"persistence": still, "extrapolation": Ladder((OfBands(extrapolation(settings.motion), wanted), still))}
 
 
 def ladder(settings: Settings, champion: Champion | None) -> Predictor:
@@ -191,21 +209,35 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         NotEnoughFramesError: nothing to start from.
         PublishError: the run fails a check.
     """
-    newest = open_cube(CubeStore(settings.paths.cube))
+    situation = look(settings, open_cube(CubeStore(settings.paths.cube)), init)
+    context = read_context(situation.cube, situation.sample, settings.samples)
+    said = ladder(settings, champion).predict(context, settings.samples.horizon)
+    run = _record(settings, champion, situation.cube, situation.sample)
+    return publish(said, run, outlet(settings), checks={})
+
+
+def look(settings: Settings, newest: Cube, init: datetime | None) -> Situation:
+    """What a forecast for ``init`` has before it; None: one from the newest scene, which sees everything.
+
+    Raises:
+        NotEnoughFramesError: nothing to start from.
+    """
     slot = choose_init(newest, init)
-    as_of = None if init is None else newest.layout.axis.valid_time(slot) + settings.forecast.delay
-    cube = open_cube(CubeStore(settings.paths.cube), snapshot=newest.snapshot, as_of=as_of)
-    situation = sample(cube.observed(), slot, settings.samples)
-    if not situation.context:
-        time = cube.layout.axis.valid_time(slot)
+    time = newest.layout.axis.valid_time(slot)
+    cube = newest if init is None else replace(newest, as_of=time + settings.forecast.delay)
+    found = sample(cube.observed(), slot, settings.samples)
+    if not found.context:
         msg = (
             f"a forecast sees at least one scene of the last {settings.samples.max_age} slots before its init time, "
-            f"found none before {time:%Y-%m-%d %H:%M}Z: ingest newer scenes or raise samples.max_age"
+            f"found none before {time:%Y-%m-%d %H:%M}Z{_known_then(cube)}: "
+            "ingest newer scenes or raise samples.max_age"
         )
         raise NotEnoughFramesError(msg)
-    said = ladder(settings, champion).predict(read_context(cube, situation, settings.samples), settings.samples.horizon)
-    run = _record(settings, champion, cube, situation)
-    return publish(said, run, outlet(settings), checks={})
+    return Situation(cube, found)
+
+
+def _known_then(cube: Cube) -> str:
+    return "" if cube.as_of is None else f" that was available {cube.as_of:%Y-%m-%d %H:%M}Z (forecast.delay)"
 
 
 def outlet(settings: Settings) -> Outlet:

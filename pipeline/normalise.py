@@ -13,6 +13,8 @@ from pipeline.cube import Cube
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window
 
+CONSTANT = 1e-6  # spread of a constant band at most, as a part of its mean
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -74,7 +76,8 @@ def measure(cube: Cube, slots: Iterable[int], areas: Iterable[Window]) -> Statis
     _check(count, cube)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    deviation[deviation < 1e-6 * np.maximum(np.abs(mean), 1)] = 1  # a constant band carries nothing to scale
+    # A constant band carries nothing to scale; the sums leave it a spread of about 1e-8 of its mean.
+    deviation[deviation <= CONSTANT * np.abs(mean)] = 1
     return Statistics(tuple(mean.tolist()), tuple(deviation.tolist()), cube.snapshot)
 
 

@@ -22,7 +22,7 @@ INK: Final = "#1a1a1a"
 QUIET: Final = "#5c5c5c"
 LINES: Final = "#9a9a9a"
 # In no colour scale, and hatched: missing pixels are told apart in print and without colours as well.
-MISSING: Final[dict[str, Any]] = {"facecolor": "#f3ead6", "edgecolor": "#cdb98c", "hatch": "/////", "linewidth": 0}
+MISSING: Final[dict[str, Any]] = {"facecolor": "#f0e4c6", "edgecolor": "#c4ae7c", "hatch": "/////", "linewidth": 0}
 
 # Inches.
 GAP: Final = 0.14

@@ -1,8 +1,9 @@
 """Forecast samples: which frames a forecast sees, which it must meet, and which part of the data they belong to.
 
 Time is split first: the last observed slots are the test part, the slots before them validation, the rest training.
-No training sample's context or target reaches into a later part. A series too short for that keeps its test part in
-time and takes validation from a stripe of the grid, with a buffer beside it that no training chip touches.
+A part's first init time is the last frame before it, so that all that it must meet is its own. No training sample's
+context or target reaches into a later part. A series too short for that keeps its test part in time and takes
+validation from a stripe of the grid, with a buffer beside it that no training chip touches.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipeline.times import from_seconds, seconds
 MIN_FRAMES = 2  # motion needs two
 MIN_TRAINING = 12  # init times, below which a part of the time axis is too dear for validation
 MIN_VALIDATION = 4
+BUFFER_SHARE = 1 / 3  # of what the validation stripe leaves of a grid; more would leave too little to learn from
 
 
 class SplitMode(StrEnum):
@@ -115,7 +117,8 @@ def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int],
         observed: slots that hold a scene, ascending.
         spec: fractions, context and horizon.
         shape: ``(height, width)`` of the grid.
-        buffer: pixels to keep free around validation blocks.
+        buffer: pixels to keep free between training area and validation stripe, as far as the grid allows: at most a
+            third of what the stripe leaves.
 
     Raises:
         NotEnoughFramesError: no training sample fits before the test part.
@@ -126,12 +129,13 @@ def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int],
     before_test = _index(len(observed), spec.test_fraction)
     test_start = int(observed[before_test])
     everything = _candidates(observed, spec)
-    test = tuple(s for s in everything if s.init >= test_start - 1)
+    test = tuple(s for s in everything if s.init >= observed[before_test - 1])
     known = [s for s in everything if s.targets[-1] < test_start]
     _require(known, observed[:before_test], spec)
-    validation_start = int(observed[_index(before_test, spec.validation_fraction)])
+    before_validation = _index(before_test, spec.validation_fraction)
+    validation_start = int(observed[before_validation])
     training = [s for s in known if s.targets[-1] < validation_start]
-    validation = [s for s in known if s.init >= validation_start - 1]
+    validation = [s for s in known if s.init >= observed[before_validation - 1]]
     if len(training) >= MIN_TRAINING and len(validation) >= MIN_VALIDATION:
         whole = Window(0, shape[0], 0, shape[1])
         parts = (thin(training, spec.max_inits), thin(validation, spec.max_inits), test)
@@ -170,11 +174,17 @@ def thin(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
 
 
 def _stripe(shape: tuple[int, int], fraction: float, buffer: int) -> tuple[Window, Window]:
-    """Training area and validation stripe at the end of the longer side, ``buffer`` pixels apart."""
+    """Training area and validation stripe at the end of the longer side, ``buffer`` pixels apart.
+
+    >>> [area.slices[1] for area in _stripe((100, 400), 0.2, 48)]  # room enough
+    [slice(0, 272, None), slice(320, 400, None)]
+    >>> [area.slices[1] for area in _stripe((100, 101), 0.2, 48)]  # a third of 81 is 27
+    [slice(0, 54, None), slice(81, 101, None)]
+    """
     height, width = shape
     side = max(height, width)
     start = side - max(1, round(side * fraction))
-    stop = max(1, start - buffer)
+    stop = start - min(buffer, int(start * BUFFER_SHARE))
     if width >= height:
         return Window(0, height, 0, stop), Window(0, height, start, width)
     return Window(0, stop, 0, width), Window(start, height, 0, width)
@@ -183,10 +193,12 @@ def _stripe(shape: tuple[int, int], fraction: float, buffer: int) -> tuple[Windo
 def read_context(cube: Cube, sample: Sample, spec: SampleSpec) -> Context:
     """What a forecast for this sample sees, over the whole grid; batch of one.
 
-    Frames that are not there come first: all missing, as old as the maximum age.
+    Frames that are not there, or that the cube does not show as of its time, come first: all missing, as old as the
+    maximum age.
     """
-    frames = cube.read(sample.context)
-    absent = spec.context_frames - len(sample.context)
+    shown = set(cube.observed().tolist())
+    frames = cube.read([slot for slot in sample.context if slot in shown])
+    absent = spec.context_frames - len(frames.values)
     values = np.pad(frames.values, ((absent, 0), (0, 0), (0, 0), (0, 0)), constant_values=np.nan)
     ages = [cube.layout.axis.age(sample.init, from_seconds(time)) for time in frames.acquired]
     oldest = seconds(cube.layout.axis.valid_time(sample.init - spec.max_age))

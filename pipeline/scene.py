@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import isfinite
+from itertools import product
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def check(dataset: DatasetReader, contract: Contract) -> Window:
     """Where the scene lies in the cube's grid.
 
     Raises:
-        SceneError: ``missing-band``, ``wrong-dtype``, ``wrong-crs`` or ``off-grid``.
+        SceneError: ``missing-band``, ``wrong-dtype``, ``wrong-crs``, ``off-grid`` or ``incomplete``.
     """
     for band in contract.bands:
         if band.index > dataset.count:
@@ -218,7 +219,23 @@ def check(dataset: DatasetReader, contract: Contract) -> Window:
         found = dataset.dtypes[band.index - 1]
         if found != band.dtype:
             raise SceneError("wrong-dtype", f"band {band.name!r} is {band.dtype}, the scene's is {found}")
-    return locate(dataset, contract.grid)
+    place = locate(dataset, contract.grid)
+    _check_whole(dataset, contract.bands)
+    return place
+
+
+def _check_whole(dataset: DatasetReader, bands: Sequence[BandSpec]) -> None:
+    """A GeoTIFF that is still being written opens, and reads as zeros where a block has no place in the file yet."""
+    for band in bands:
+        if dataset.nodatavals[band.index - 1] is not None:
+            continue  # such blocks read as missing, which is true
+        height, width = dataset.block_shapes[band.index - 1]
+        blocks = product(range(ceil(dataset.width / width)), range(ceil(dataset.height / height)))
+        names = [f"BLOCK_OFFSET_{x}_{y}" for x, y in blocks]
+        absent = sum(dataset.get_tag_item(name, "TIFF", bidx=band.index) is None for name in names)
+        if absent:
+            detail = f"{absent} of {len(names)} blocks of band {band.name!r} are not in the file, which has no nodata: "
+            raise SceneError("incomplete", f"{detail}is it still being written, or written with SPARSE_OK?")
 
 
 def locate(dataset: DatasetReader, grid: GeoBox) -> Window:

@@ -116,8 +116,10 @@ class CubeStore:
         import icechunk
 
         repository = self._open()
+        snapshot = snapshot or str(repository.lookup_branch(BRANCH))
         try:
-            session = repository.readonly_session(snapshot_id=snapshot or repository.lookup_branch(BRANCH))
+            next(repository.ancestry(snapshot_id=snapshot))  # a session of an unknown one looks like an empty cube
+            session = repository.readonly_session(snapshot_id=snapshot)
         except (icechunk.IcechunkError, ValueError) as error:
             reason = _first_line(error)
             msg = f"{self.path} has no snapshot {snapshot}: it was expired, or belongs to another product ({reason})"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import durable
 from pipeline.catalog import PublishedRun, runs
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
-from pipeline.forecast import baselines, forecast_bands
+from pipeline.errors import StoreError
+from pipeline.evaluation import errors
+from pipeline.forecast import baselines
 from pipeline.metrics import ErrorSums
 from pipeline.predictor import Context
 from pipeline.samples import Sample, read_context
@@ -62,6 +61,15 @@ class RunScores:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one run: its scores, how many leads were scored now, whether the rest can never be."""
+
+    scores: RunScores
+    scored: int = 0
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Mean errors at one lead and band over runs, by predictor."""
 
@@ -83,10 +91,13 @@ class Report:
     Attributes:
         scored: leads of runs scored now.
         runs: every run with at least one score.
+        lost: keys of runs whose truth has come but whose snapshot of the cube cannot be opened any more (the cube was
+            made again, or the snapshot expired): what they saw is gone, they keep the scores that they have.
     """
 
     scored: int
     runs: tuple[RunScores, ...]
+    lost: tuple[str, ...] = ()
 
     def table(self) -> list[Row]:
         """Errors by lead and band, pooled over all runs."""
@@ -97,22 +108,50 @@ def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = 
     """Scores every published lead whose truth is in the cube and that has no score yet.
 
     Raises:
-        StoreError: there is no cube.
+        StoreError: there is no cube, or what it holds is damaged.
     """
     cube = open_cube(CubeStore(settings.paths.cube))
     published = list(runs(settings.paths.forecasts, settings.product.name))
-    known: list[RunScores] = []
-    scored = 0
-    for done, run in enumerate(published, start=1):
-        before = _load(_path(settings, run), run)
-        after = _score_run(settings, cube, run, before)
-        if after is not before:
-            scored += len(after.scored_leads() - before.scored_leads())
-            _save(_path(settings, run), after)
-        known.append(after)
+    checked: list[Checked] = []
+    for run in published:
+        checked.append(_check(settings, cube, run))
         if progress is not None:
-            progress(done, len(published))
-    return Report(scored, tuple(run for run in known if run.scores))
+            progress(len(checked), len(published))
+    return Report(
+        sum(one.scored for one in checked),
+        tuple(one.scores for one in checked if one.scores.scores),
+        tuple(one.scores.run_key for one in checked if one.lost),
+    )
+
+
+def _check(settings: Settings, cube: Cube, run: PublishedRun) -> Checked:
+    """Scores what is due of one run, and keeps it."""
+    path = _path(settings, run)
+    before = _load(path, run)
+    due = _due(cube, run, before)
+    if not due:
+        return Checked(before)
+    seen = _cube_of(settings, run)
+    if seen is None:
+        return Checked(before, lost=True)
+    after = replace(before, scores=(*before.scores, *_score(settings, cube, run, due, seen)))
+    _save(path, after)
+    return Checked(after, scored=len(due))
+
+
+def _due(cube: Cube, run: PublishedRun, scores: RunScores) -> dict[int, int]:
+    """Slots of the leads (minutes) that truth has reached and that have no score."""
+    axis, observed = cube.layout.axis, set(cube.observed().tolist())
+    slots = {lead: axis.slot(run.init + lead * _MINUTE) for lead in run.leads}
+    return {lead: slot for lead, slot in slots.items() if slot in observed and lead not in scores.scored_leads()}
+
+
+def _cube_of(settings: Settings, run: PublishedRun) -> Cube | None:
+    """The cube as the run had it; None where that snapshot is gone, since the newest one can be opened."""
+    try:
+        return open_cube(CubeStore(settings.paths.cube), snapshot=run.snapshot)
+    except StoreError:
+        return None
 
 
 def tabulate(scored: Iterable[RunScores]) -> list[Row]:
@@ -135,50 +174,38 @@ def _row(lead: int, band: str, by_name: dict[str, list[Score]]) -> Row:
     return Row(lead, band, len(by_name[FORECAST]), mae, rmse)
 
 
-def _score_run(settings: Settings, cube: Cube, run: PublishedRun, before: RunScores) -> RunScores:
-    axis = cube.layout.axis
-    observed = set(cube.observed().tolist())
-    due = {lead: axis.slot(run.init + lead * _MINUTE) for lead in run.leads if lead not in before.scored_leads()}
-    due = {lead: slot for lead, slot in due.items() if slot in observed}
-    if not due:
-        return before
-    context = _inputs(settings, run)
-    horizon = max(due.values()) - axis.slot(run.init)
-    said = {name: p.predict(context, horizon) for name, p in baselines(settings).items()}
-    scores: list[Score] = list(before.scores)
-    for lead, slot in due.items():
-        step = slot - axis.slot(run.init) - 1
-        fields = {name: forecast.values[0, step, 0] for name, forecast in said.items()}
-        fields[FORECAST] = run.read(lead)[0]
-        truth = cube.read([slot]).values[0][..., list(forecast_bands(settings))]
-        scores += _score_lead(lead, fields, truth, context, settings)
-    return RunScores(run.run_key, run.init, f"{run.model.name} {run.model.version}", tuple(scores))
+def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int], seen: Cube) -> list[Score]:
+    """Scores of the leads whose truth lies in the slots ``due``; ``seen`` is the cube as the run had it.
 
-
-def _inputs(settings: Settings, run: PublishedRun) -> Context:
-    """The very frames that the run saw, from its snapshot."""
-    cube = open_cube(CubeStore(settings.paths.cube), snapshot=run.snapshot)
-    used = set(run.scenes)
-    slots = sorted({row.slot for row in cube.rows if row.scene.id in used and not row.superseded})
-    situation = Sample(cube.layout.axis.slot(run.init), tuple(slots[-settings.samples.context_frames :]), ())
-    return read_context(cube, situation, settings.samples)
-
-
-def _score_lead(
-    lead: int, fields: dict[str, NDArray], truth: NDArray, context: Context, settings: Settings
-) -> list[Score]:
-    bands = forecast_bands(settings)
-    common = np.isfinite(truth) & context.validity[0, -1][..., list(bands)]
-    for field in fields.values():
-        common &= np.isfinite(field)
-    met = np.where(common, truth, np.nan)[np.newaxis]
+    Bands, context and horizon are the run's own, whatever the configuration says by now.
+    """
+    names = [band.name for band in cube.layout.bands]
+    bands = tuple(names.index(name) for name in run.bands)
+    init = cube.layout.axis.slot(run.init)
+    context = _inputs(settings, run, seen)
+    said = {name: p.predict(context, max(due.values()) - init) for name, p in baselines(settings, bands).items()}
     scores: list[Score] = []
-    for name, field in fields.items():
-        sums = ErrorSums.of(field[np.newaxis], met)
-        for index, band in enumerate(bands):
-            pixels, absolute, squared = (part[0, index].item() for part in (sums.count, sums.absolute, sums.squared))
-            scores.append(Score(lead, settings.bands[band].name, name, int(pixels), absolute, squared))
+    for lead, slot in due.items():
+        fields = {name: forecast.values[0, slot - init - 1, :1] for name, forecast in said.items()}
+        fields[FORECAST] = run.read(lead)[:1]
+        truth = cube.read([slot]).values[..., list(bands)]
+        found = errors(fields, truth, context.validity[0, -1][..., list(bands)])
+        scores += [one for name, sums in found.items() for one in _scores(lead, name, run.bands, sums)]
     return scores
+
+
+def _inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
+    """The very frames that the run saw."""
+    used = set(run.scenes)
+    slots = sorted({row.slot for row in seen.rows if row.scene.id in used and not row.superseded})
+    spec = settings.samples.model_copy(update={"context_frames": len(slots)})
+    return read_context(seen, Sample(seen.layout.axis.slot(run.init), tuple(slots), ()), spec)
+
+
+def _scores(lead: int, name: str, bands: tuple[str, ...], sums: ErrorSums) -> Iterator[Score]:
+    for index, band in enumerate(bands):
+        pixels, absolute, squared = (part[0, index].item() for part in (sums.count, sums.absolute, sums.squared))
+        yield Score(lead, band, name, int(pixels), absolute, squared)
 
 
 def _path(settings: Settings, run: PublishedRun) -> Path:
@@ -197,8 +224,3 @@ def _save(path: Path, scores: RunScores) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     document = asdict(scores) | {"init": scores.init.isoformat()}
     durable.replace_text(path, json.dumps(document, indent=1) + "\n")
-
-
-def mean_errors(rows: Sequence[Row], predictor: str) -> float:
-    """Mean over leads and bands of a predictor's mean absolute error."""
-    return float(np.mean([row.mae[predictor] for row in rows])) if rows else float("nan")
