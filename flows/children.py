@@ -29,7 +29,7 @@ class Interrupted(Exception):  # noqa: N818 - no error: somebody pressed Ctrl-C
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Service:
-    """A program that keeps running.
+    """A program to run.
 
     Attributes:
         name: what people call it.
@@ -37,6 +37,7 @@ class Service:
         environment: all of it; nothing is inherited.
         folder: working directory.
         log: file of its output, from this start on.
+        ends: whether it is done some time, successfully.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Service:
     environment: Mapping[str, str]
     folder: Path
     log: Path
+    ends: bool = False
 
 
 class Children:
@@ -101,7 +103,7 @@ class Children:
         if self._interrupted:
             raise Interrupted
         for service, process in self._running.items():
-            if process.poll() is not None:
+            if process.poll() is not None and not (service.ends and process.returncode == 0):
                 raise ServiceError(f"{service.name} stopped with exit code {process.returncode}. {log_end(service)}")
 
     def wait_for(self, service: Service, url: str, patience: float) -> None:
@@ -118,7 +120,7 @@ class Children:
             self.pause()
 
     def finish(self, service: Service) -> None:
-        """Waits until a service that is no server ends.
+        """Waits for the success of a service that ends.
 
         Raises:
             Interrupted: the user wants an end.

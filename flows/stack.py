@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
@@ -203,7 +203,8 @@ def _start_workers(place: Place, children: Children, say: Say) -> None:
             _create_pool(place.api, pool)
         _bury_lost_runs(place.api)
     say("Deploying ingest, train, forecast and verify")
-    deploy = place.service("deploy", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS))
+    command = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS))
+    deploy = replace(place.service("deploy", *command), ends=True)
     children.start(deploy)  # before the workers: it also withdraws what was scheduled while nobody worked
     children.finish(deploy)
     for pool, limit in POOLS.items():

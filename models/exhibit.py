@@ -10,10 +10,10 @@ from models.prediction import Network
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
 from pipeline.episode import Episode
-from pipeline.forecast import choose_init, forecast_bands, ladder
+from pipeline.forecast import forecast_bands, ladder, look
 from pipeline.picture import write_picture
 from pipeline.predictor import Context
-from pipeline.samples import Sample, read_context, read_targets, sample
+from pipeline.samples import Sample, read_context, read_targets
 from pipeline.store import CubeStore
 from pipeline.times import from_seconds, minutes
 
@@ -41,12 +41,10 @@ def draw_forecast(settings: Settings, network: Network, init: datetime, path: Pa
         NotEnoughFramesError: nothing to start from.
     """
     cube = open_cube(CubeStore(settings.paths.cube))
-    as_of = cube.layout.axis.valid_time(choose_init(cube, init)) + settings.forecast.delay
-    then = open_cube(CubeStore(settings.paths.cube), snapshot=cube.snapshot, as_of=as_of)
-    situation = sample(then.observed(), choose_init(cube, init), settings.samples)
-    context = read_context(then, situation, settings.samples)
+    then = look(settings, cube, init)
+    context = read_context(then.cube, then.sample, settings.samples)
     maps = attention_maps(network.bare, network.card, context, settings.forecast.tile)
-    write_picture(path, _episode(settings, network, cube, situation, (context, maps)))
+    write_picture(path, _episode(settings, network, cube, then.sample, (context, maps)))
     return path
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from models.exhibit import write_exhibits
 from models.networks import NetworkSpec
 from models.prediction import Card, Network
 from models.registry import Registered, Registry
 from models.training import Progress, Tracker, fit
-from pipeline.baselines import Ladder
 from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
-from pipeline.config import Settings
+from pipeline.config import Settings, TrainingSpec
 from pipeline.cube import Cube, open_cube
 from pipeline.evaluation import Scores, evaluate
 from pipeline.forecast import baselines, forecast_bands
+from pipeline.grid import Window
+from pipeline.metrics import skill
 from pipeline.normalise import measure
 from pipeline.record import ModelRef
 from pipeline.samples import Sample, Split, split, thin
@@ -25,7 +28,7 @@ from pipeline.store import CubeStore
 from pipeline.times import minutes
 
 VALIDATION_CHIPS = 48
-TEST_PIXELS = 14_000_000  # scored after every training: 8 init times of a full Meteosat frame, all of a small product
+TEST_PIXELS = 8_000_000  # scored after every training: 4 init times of a full Meteosat frame, all of a small product
 TEST_INITS = (4, 64)  # at least and at most
 MODEL = "model"
 EXHIBITS = "attention"
@@ -90,12 +93,14 @@ class Outcome:
         history: one entry an epoch.
         scores: of model and baselines over the test part; None where no test sample is complete.
         snapshot: of the cube.
+        good: worth publishing; see :func:`beats_baselines`.
     """
 
     registered: Registered
     history: tuple[dict[str, float], ...]
     scores: Scores | None
     snapshot: str
+    good: bool
 
     def table(self, settings: Settings) -> list[TestRow]:
         """Errors over the test part by lead and band; empty where there are no scores."""
@@ -106,6 +111,8 @@ def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = N
     """Trains the product's network on the newest snapshot and registers it.
 
     Raises:
+        ConfigError: the grid is too small for the network's patches.
+        ModelError: the training diverges.
         NotEnoughFramesError: the cube is too short.
         StoreError: there is no cube.
     """
@@ -127,13 +134,40 @@ def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = N
         watcher.enter("scoring the test part")
         network = Network(fitted.model, material.card, ModelRef(settings.product.name, tracker.run_id, "network"))
         scores = score(settings, material, network)
-        if scores is not None:
-            _log_scores(tracker, scores, settings)
+        skills = mean_skills(scores)
+        good = beats_baselines(fitted.best["val_skill"], skills)
+        _log_scores(tracker, scores, settings)
+        tracker.metrics({f"test_skill_{name}": value for name, value in skills.items()} | {"good": good}, step=0)
         watcher.enter("drawing attention maps")
         _log_exhibits(tracker, settings, material, network)
         watcher.enter("registering")
-        registered = registry.register(tracker, fitted.model, material.card, good=fitted.best["val_skill"] > 0)
-    return Outcome(registered, fitted.history, scores, cube.snapshot)
+        registered = registry.register(tracker, fitted.model, material.card, good=good)
+    return Outcome(registered, fitted.history, scores, cube.snapshot, good)
+
+
+def mean_skills(scores: Scores | None) -> dict[str, float]:
+    """Mean over leads and bands of the part of each baseline's squared error that the model takes away; NaN: unknown.
+
+    Squared, because that is what the network is trained for: on radar the mean of what may come has the larger absolute
+    error wherever mostly nothing does.
+    """
+    if scores is None:
+        return {}
+    squared = {name: sums.rmse**2 for name, sums in scores.sums.items()}
+    skills = {name: skill(squared[MODEL], error) for name, error in squared.items() if name != MODEL}
+    return {name: float(known.mean()) for name, one in skills.items() if len(known := one[np.isfinite(one)])}
+
+
+def beats_baselines(validation_skill: float, test_skills: Mapping[str, float]) -> bool:
+    """Whether a network is worth more than what it would replace.
+
+    Twice asked: on the validation chips, which also chose its best epoch, so that a lucky one would pass; and over the
+    test part, which had no say in it, on whole forecasts. Without a complete test sample the chips decide alone.
+
+    >>> beats_baselines(0.3, {"persistence": 0.5, "extrapolation": 0.1}), beats_baselines(0.3, {"extrapolation": -0.1})
+    (True, False)
+    """
+    return validation_skill > 0 and all(skill > 0 for skill in test_skills.values())
 
 
 def prepare(settings: Settings, cube: Cube, watcher: Watcher) -> Material:
@@ -148,18 +182,17 @@ def prepare(settings: Settings, cube: Cube, watcher: Watcher) -> Material:
     recipe = Recipe(settings.samples, settings.motion, statistics, bands)
     source = AlignedFrames(cube, recipe, settings.paths.cache)
     wanted = sorted({*parts.training, *parts.validation}, key=lambda one: one.init)
-    for done, _ in enumerate(source.prepare(wanted), start=1):
-        if watcher.prepared is not None:
-            watcher.prepared(done, len(wanted))
-    return Material(cube, parts, card, *_readers(settings, source, parts))
+    aligned = dict(zip(wanted, source.prepare(wanted, progress=watcher.prepared), strict=True))
+    return Material(cube, parts, card, *_readers(settings.training, parts, aligned))
 
 
-def _readers(settings: Settings, source: AlignedFrames, parts: Split) -> tuple[ChipReader, tuple[Chips, ...]]:
-    spec = settings.training
-    size = chip_size(parts.training_area, spec.chip, spec.patch)
-    training = ChipReader(source, parts.training, parts.training_area, size, spec.batch, spec.seed)
-    small = chip_size(parts.validation_area, spec.chip, spec.patch)
-    watching = ChipReader(source, parts.validation, parts.validation_area, small, spec.batch, seed=0, augment=False)
+def _readers(spec: TrainingSpec, parts: Split, aligned: Mapping[Sample, Chips]) -> tuple[ChipReader, tuple[Chips, ...]]:
+    def reader(samples: Sequence[Sample], area: Window, seed: int, *, augment: bool) -> ChipReader:
+        size = chip_size(area, spec.chip, spec.patch)
+        return ChipReader(tuple(aligned[one] for one in samples), area, size, spec.batch, seed, augment)
+
+    training = reader(parts.training, parts.training_area, spec.seed, augment=True)
+    watching = reader(parts.validation, parts.validation_area, seed=0, augment=False)
     return training, tuple(watching.read(step) for step in range(-(-VALIDATION_CHIPS // spec.batch)))
 
 
@@ -179,25 +212,33 @@ def network_spec(settings: Settings) -> NetworkSpec:
 
 def score(settings: Settings, material: Material, network: Network) -> Scores | None:
     """Model and baselines over the test part, on the same pixels; None where no test sample is complete."""
-    references = baselines(settings)
-    ours = network.champion(settings.forecast.tile).predictor
-    predictors = {MODEL: Ladder((ours, references["extrapolation"])), **references}
+    predictors = {MODEL: network.champion(settings.forecast.tile).predictor, **baselines(settings)}
     tests = complete_tests(material.split, material.cube)
     if not tests:
         return None
     height, width = material.cube.layout.grid.shape
     wanted = min(max(TEST_PIXELS // (height * width), TEST_INITS[0]), TEST_INITS[1])
-    return evaluate(predictors, material.cube, thin(tests, wanted), settings.samples, forecast_bands(settings))
+    return evaluate(
+        predictors,
+        material.cube,
+        thin(tests, wanted),
+        settings.samples,
+        forecast_bands(settings),
+        fallback="extrapolation",
+    )
 
 
 def complete_tests(parts: Split, cube: Cube) -> list[Sample]:
     """Test samples whose every target lies within the cube's time axis."""
-    return [one for one in parts.test if one.targets[-1] < cube.size and one.context]
+    return [one for one in parts.test if one.targets[-1] < cube.size]
 
 
 def _log_exhibits(tracker: Tracker, settings: Settings, material: Material, network: Network) -> None:
-    """One forecast of the test part, shown: its newest complete one, or the newest of validation."""
-    shown = (complete_tests(material.split, material.cube) or list(material.split.validation))[-1]
+    """One forecast shown: the newest complete one of the test part that has anything to see, else of validation."""
+    offered = [*complete_tests(material.split, material.cube)[::-1], *material.split.validation[::-1]]
+    shown = next((one for one in offered if material.cube.read(one.context).validity.any()), None)
+    if shown is None:
+        return
     with tempfile.TemporaryDirectory() as folder:
         for path in write_exhibits(settings, network, material.cube, shown, Path(folder)):
             tracker.artifact(path, EXHIBITS)
@@ -233,9 +274,9 @@ def _rows(scores: Scores, settings: Settings) -> list[TestRow]:
     ]
 
 
-def _log_scores(tracker: Tracker, scores: Scores, settings: Settings) -> None:
+def _log_scores(tracker: Tracker, scores: Scores | None, settings: Settings) -> None:
     """One metric a predictor, measure and band; its step is the lead time in minutes."""
-    for row in _rows(scores, settings):
+    for row in [] if scores is None else _rows(scores, settings):
         maes = {f"test_mae_{name}_{row.band}": value for name, value in row.mae.items()}
         rmses = {f"test_rmse_{name}_{row.band}": value for name, value in row.rmse.items()}
         tracker.metrics(maes | rmses, row.lead_minutes)

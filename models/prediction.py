@@ -89,7 +89,7 @@ class NetworkPredictor:
         return Forecast(
             values[:, :, np.newaxis],
             np.ascontiguousarray(np.broadcast_to(source[:, np.newaxis], shape)),
-            np.ascontiguousarray(np.broadcast_to(_newest_age(context)[:, np.newaxis], shape)),
+            np.ascontiguousarray(np.broadcast_to(_newest_age(context, self.spec.bands_out)[:, np.newaxis], shape)),
         )
 
     def attention(self, context: Context) -> NDArray[np.float32]:
@@ -123,9 +123,9 @@ def network_inputs(
     }
 
 
-def _newest_age(context: Context) -> NDArray[np.float32]:
-    """Age of the newest valid frame of each pixel: ``(batch, y, x)``; NaN where there is none."""
-    valid = context.validity.any(axis=-1)
+def _newest_age(context: Context, bands: tuple[int, ...]) -> NDArray[np.float32]:
+    """Age of the newest frame of each pixel that has one of the bands: ``(batch, y, x)``; NaN where there is none."""
+    valid = context.validity[..., list(bands)].any(axis=-1)
     ages = np.where(valid, context.ages[:, :, np.newaxis, np.newaxis], np.inf).min(axis=1)
     return np.where(np.isfinite(ages), ages, np.nan).astype(np.float32)
 

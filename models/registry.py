@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from models.prediction import Card, Network
 from pipeline.config import Settings
 from pipeline.errors import ModelError, ServiceError
+from pipeline.forecast import forecast_bands
 from pipeline.record import ModelRef
 
 if TYPE_CHECKING:
@@ -114,20 +115,29 @@ class Registry:
         """The champion; None where there is none.
 
         Raises:
-            ModelError: it was trained for other bands or another context or a shorter horizon than configured.
+            ModelError: it was trained for other bands or another context or a shorter horizon than configured, or it
+                cannot be read.
         """
-        from mlflow import keras as mlflow_keras
-
         version = self.champion_version()
         if version is None:
             return None
+        what = f"{self.model_name} version {version}"
+        with _readable(what):
+            card = self._card(version)
+        _check_fit(card, settings, what)
+        with _readable(what):
+            return Network(self._model(version), card, ModelRef(self.model_name, version, "network"))
+
+    def _card(self, version: str) -> Card:
         entry = self.client.get_model_version(self.model_name, version)
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(str(entry.run_id), f"{CARD_FOLDER}/{CARD}", folder)
-            card = Card.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        _check_fit(card, settings, f"{self.model_name} version {version}")
-        model = mlflow_keras.load_model(f"models:/{self.model_name}/{version}")
-        return Network(model, card, ModelRef(self.model_name, version, "network"))
+            return Card.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def _model(self, version: str) -> Any:
+        from mlflow import keras as mlflow_keras
+
+        return mlflow_keras.load_model(f"models:/{self.model_name}/{version}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +210,32 @@ def _requirements() -> list[str]:
     return [f"keras=={version('keras')}", f"cubecast=={version('cubecast')}"]
 
 
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Faults of a model's files as a sentence."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        msg = (
+            f"the champion {what} can be read, but it cannot: {reason}. Restore MLflow's files, let the alias "
+            f"{CHAMPION!r} point to another version, or remove the alias and train again"
+        )
+        raise ModelError(msg) from error
+
+
 def _check_fit(card: Card, settings: Settings, what: str) -> None:
     bands = tuple(band.name for band in settings.bands)
     if card.bands != bands:
         msg = f"a model serves the bands it was trained on: {what} knows {card.bands}, configured {bands}. Train again."
         raise ModelError(msg)
     known, asked = card.network, settings.samples
+    if known.bands_out != forecast_bands(settings):
+        said, wanted = ([bands[index] for index in which] for which in (known.bands_out, forecast_bands(settings)))
+        msg = f"{what} forecasts the bands {said}, configured are {wanted}: train again"
+        raise ModelError(msg)
     if known.horizon < asked.horizon or known.context_frames != asked.context_frames:
         msg = (
             f"{what} sees {known.context_frames} frames and forecasts {known.horizon} slots ahead; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from models.losses import MaskedMeanSquaredError
 from models.networks import NetworkSpec, build
 from models.prediction import network_inputs
 from pipeline.chips import ChipReader, Chips
 from pipeline.config import TrainingSpec
+from pipeline.errors import ModelError, NotEnoughFramesError
 
 PATIENCE = 4  # epochs without a better validation loss
 CLIP = 1.0  # norm of a gradient
@@ -78,7 +80,7 @@ def fit(
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> Fitted:
-    """Trains a new network.
+    """Trains a new network until its epochs, its time or our patience end.
 
     Args:
         network: its shape.
@@ -87,27 +89,48 @@ def fit(
         validation: the chips that watch, always the same.
         tracker: told the metrics of each epoch.
         progress: told each step.
+
+    Raises:
+        ModelError: the training diverges.
+        NotEnoughFramesError: no pixel of the validation chips can be scored.
     """
     keras.utils.set_random_seed(spec.seed)
     whole: Any = build(network)
     model: Any = keras.Model(whole.inputs, whole.output["forecast"])
     model.compile(optimizer=_optimizer(spec), loss=MaskedMeanSquaredError(), jit_compile=False)
-    started = time.monotonic()
-    reference = squared_error(validation, lambda chips: newest(chips.frames, network.bands_out, chips.targets.shape[1]))
+    deadline = time.monotonic() + spec.budget.total_seconds()
+    reference = squared_error(validation, network.bands_out, lambda chips: newest(chips, network.bands_out))
     history: list[dict[str, float]] = []
     best = whole.get_weights()
     for epoch in range(spec.epochs):
-        loss = _epoch(model, network, spec, training, epoch, progress)
-        val_loss = squared_error(validation, lambda chips: model(_inputs(chips, network), training=False))
-        history.append({"loss": loss, "val_loss": val_loss, "val_skill": 1 - val_loss / reference})
+        loss = _epoch(model, network, spec, _steps(spec, training, epoch, deadline), progress)
+        val_loss = squared_error(
+            validation, network.bands_out, lambda chips: model(_inputs(chips, network), training=False)
+        )
+        _refuse_divergence(loss, val_loss, epoch)
+        history.append({"loss": loss, "val_loss": val_loss, "val_skill": _skill(val_loss, reference)})
         tracker.metrics(history[-1], epoch)
         losses = [entry["val_loss"] for entry in history]
         if losses[-1] == min(losses):
             best = whole.get_weights()
-        if epoch - int(np.argmin(losses)) >= PATIENCE or time.monotonic() - started > spec.budget.total_seconds():
+        if epoch - int(np.argmin(losses)) >= PATIENCE or time.monotonic() > deadline:
             break
     whole.set_weights(best)
     return Fitted(whole, tuple(history))
+
+
+def _refuse_divergence(loss: float, val_loss: float, epoch: int) -> None:
+    if not np.isfinite([loss, val_loss]).all():
+        msg = (
+            f"losses stay finite, but epoch {epoch + 1} ended with {loss:.3g} on training and {val_loss:.3g} on "
+            "validation chips: lower training.learning_rate"
+        )
+        raise ModelError(msg)
+
+
+def _skill(error: float, reference: float) -> float:
+    """Part of the reference's error that is gone; NaN where that makes none."""
+    return 1 - error / reference if reference else float("nan")
 
 
 def _optimizer(spec: TrainingSpec) -> keras.Optimizer:
@@ -119,24 +142,42 @@ def _optimizer(spec: TrainingSpec) -> keras.Optimizer:
     return keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, clipnorm=CLIP)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a training: which it is, and its chips."""
+
+    epoch: int
+    number: int
+    chips: Chips
+
+
+def _steps(spec: TrainingSpec, training: ChipReader, epoch: int, deadline: float) -> Iterator[Step]:
+    """The steps of an epoch, at least one; the next batch is read while the one before trains."""
+    first = epoch * spec.steps_per_epoch
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(training.read, first)
+        for number in range(1, spec.steps_per_epoch + 1):
+            chips = upcoming.result()
+            if number < spec.steps_per_epoch:
+                upcoming = reader.submit(training.read, first + number)
+            yield Step(epoch, number, chips)
+            if time.monotonic() > deadline:
+                break
+
+
 def _epoch(
     model: Any,
     network: NetworkSpec,
     spec: TrainingSpec,
-    training: ChipReader,
-    epoch: int,
+    steps: Iterable[Step],
     progress: Callable[[Progress], None] | None,
 ) -> float:
-    first = epoch * spec.steps_per_epoch
+    """Trains on each step; returns the mean of their losses."""
     losses: list[float] = []
-    with ThreadPoolExecutor(1) as reader:  # the next batch is read while this one trains
-        upcoming = reader.submit(training.read, first)
-        for step in range(spec.steps_per_epoch):
-            chips = upcoming.result()
-            upcoming = reader.submit(training.read, first + step + 1)
-            losses.append(float(model.train_on_batch(_inputs(chips, network), chips.targets)))
-            if progress is not None:
-                progress(Progress(epoch + 1, spec.epochs, step + 1, spec.steps_per_epoch, losses[-1]))
+    for step in steps:
+        losses.append(float(model.train_on_batch(_inputs(step.chips, network), step.chips.targets)))
+        if progress is not None:
+            progress(Progress(step.epoch + 1, spec.epochs, step.number, spec.steps_per_epoch, losses[-1]))
     return float(np.mean(losses))
 
 
@@ -144,22 +185,47 @@ def _inputs(chips: Chips, network: NetworkSpec) -> dict[str, Any]:
     return network_inputs(chips.frames, chips.ages, network.patch)
 
 
-def newest(frames: Any, bands: tuple[int, ...], horizon: int) -> Any:
-    """The extrapolation in coordinates that move with the flow: each pixel's newest value, for every lead."""
-    value = np.full((len(frames), *frames.shape[2:4], len(bands)), np.nan, np.float32)
-    for frame in range(frames.shape[1]):
-        layer = frames[:, frame][..., list(bands)]
+def newest(chips: Chips, bands: tuple[int, ...]) -> NDArray[np.float32]:
+    """The extrapolation in coordinates that move with the flow: each pixel's newest value, for every lead.
+
+    Args:
+        chips: frames and targets.
+        bands: indices of the targets' bands.
+
+    Returns:
+        Shape of the targets; NaN where no frame has a value.
+    """
+    value = np.full((*chips.frames[:, 0].shape[:3], len(bands)), np.nan, np.float32)
+    for layer in np.moveaxis(chips.frames[..., list(bands)], 1, 0):
         value = np.where(np.isfinite(layer), layer, value)
-    return np.repeat(value[:, np.newaxis], horizon, axis=1)
+    return np.repeat(value[:, np.newaxis], chips.targets.shape[1], axis=1)
 
 
-def squared_error(validation: Sequence[Chips], predict: Callable[[Chips], Any]) -> float:
-    """Mean squared error over the valid pixels of all chips where a newest value is known, standardised."""
-    total = count = 0.0
+def squared_error(
+    validation: Sequence[Chips], bands: tuple[int, ...], predict: Callable[[Chips], NDArray[np.float32]]
+) -> float:
+    """Mean squared error over the pixels of all chips whose target and newest value are known, standardised.
+
+    So every predictor is measured on the same pixels; NaN where one says nothing about one of them.
+
+    Args:
+        validation: the chips.
+        bands: indices of the targets' bands.
+        predict: makes what is compared with the targets.
+
+    Raises:
+        NotEnoughFramesError: there is no such pixel.
+    """
+    total, count = 0.0, 0
     for chips in validation:
-        said = np.asarray(predict(chips))
-        error = (said - chips.targets).astype(np.float64)
-        known = np.isfinite(chips.targets) & np.isfinite(error)
-        total += float((error[known] ** 2).sum())
-        count += float(known.sum())
-    return total / max(count, 1.0)
+        known = np.isfinite(chips.targets) & np.isfinite(newest(chips, bands))
+        error = (np.asarray(predict(chips)) - chips.targets)[known].astype(np.float64)
+        total += float((error**2).sum())
+        count += error.size
+    if not count:
+        msg = (
+            f"validation needs pixels that are valid in context and targets, found none in {len(validation)} batches: "
+            "check nodata and masks, ingest more scenes, or raise samples.validation_fraction"
+        )
+        raise NotEnoughFramesError(msg)
+    return total / count

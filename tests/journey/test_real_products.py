@@ -52,9 +52,7 @@ def cubecast(*arguments: str, environment: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=JOURNEYS, ids=lambda journey: journey.example)
-def travelled(
-    request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Travelled:
+def travelled(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Travelled:
     journey: Journey = request.param
     assert shared_data.is_dir()
     config = EXAMPLES / f"{journey.example}.toml"

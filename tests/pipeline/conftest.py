@@ -68,7 +68,7 @@ class Product:
         **profile: Any,
     ) -> Path:
         """Writes a scene that was taken at ``slot``, a fraction of one too; ``profile`` replaces what is right."""
-        data = self.dn(round(slot * 1000)) if dn is None else np.atleast_3d(dn.T).T
+        data = self.dn(round(abs(slot) * 1000)) if dn is None else np.atleast_3d(dn.T).T
         own = {
             "driver": "GTiff",
             "count": data.shape[0],
@@ -110,7 +110,7 @@ class Product:
         return np.asarray(self.cube().root[f"{group or self.cube().layout.groups[0].name}/quality"][slot])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_product(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Product]:
     """Makes a product; ``mask`` adds masks, the others replace parts of its configuration."""
 

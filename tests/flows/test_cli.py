@@ -1,0 +1,129 @@
+"""The command line as an impatient user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flows.cli import app
+from pipeline.synthetic import SyntheticSpec
+from pipeline.synthetic_scenes import Faults, write_scenes
+
+SPEC = SyntheticSpec(height=48, width=64, frames=8)
+
+
+def cubecast(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inbox")
+    return write_scenes(folder, SPEC, Faults.none()).folder
+
+
+@pytest.fixture
+def config(scenes: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "product.toml"
+    assert cubecast("init", scenes, "--output", path, "--yes").exit_code == 0
+    return path
+
+
+def test_every_verb_is_there() -> None:
+    text = cubecast("--help").output
+    assert all(verb in text for verb in ("init", "doctor", "ingest", "train", "forecast", "verify", "demo", "up"))
+
+
+def test_init_writes_a_configuration_that_ingest_takes(config: Path) -> None:
+    done = cubecast("ingest", "--config", config, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["states"]["accepted"] == SPEC.frames
+
+
+def test_init_asks_what_the_scenes_do_not_say(scenes: Path, tmp_path: Path) -> None:
+    path = tmp_path / "asked.toml"
+    done = CliRunner().invoke(app, ["init", str(scenes), "--output", str(path)], input="CC-BY-4.0\n" + "\n" * 20)
+    assert done.exit_code == 0, done.output
+    assert "CC-BY-4.0" in path.read_text(encoding="utf-8")
+
+
+def test_init_does_not_overwrite_unasked(config: Path, scenes: Path) -> None:
+    assert cubecast("init", scenes, "--output", config, "--yes").exit_code == 2
+    assert cubecast("init", scenes, "--output", config, "--yes", "--overwrite").exit_code == 0
+
+
+def test_ingest_twice_says_nothing_new(config: Path) -> None:
+    cubecast("ingest", "--config", config)
+    assert "nothing new" in cubecast("ingest", "--config", config).output
+
+
+def test_ingest_names_each_refused_file_and_why(config: Path, tmp_path: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    inbox = tmp_path / "inbox"
+    write_scenes(inbox, SPEC, Faults(late=(), repeated=(), corrupt=(3,), half_written=(), missing=()))
+    mended = tmp_path / "other.toml"
+    folder = next(line for line in text.splitlines() if line.startswith("folder = "))
+    mended.write_text(text.replace(folder, f'folder = "{inbox}"'), encoding="utf-8")
+    done = cubecast("ingest", "--config", mended)
+    assert done.exit_code == 0, done.output
+    assert "7 accepted, 1 quarantined" in done.output
+    assert "quarantined, unreadable" in done.output
+
+
+def test_a_wrong_configuration_is_exit_code_2_with_field_value_and_rule(config: Path) -> None:
+    config.write_text(
+        config.read_text(encoding="utf-8").replace('dtype = "uint16"', 'dtype = "uint17"'), encoding="utf-8"
+    )
+    done = cubecast("ingest", "--config", config)
+    assert done.exit_code == 2
+    assert "bands.0.dtype = 'uint17'" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_missing_configuration_says_how_to_write_one(tmp_path: Path) -> None:
+    done = cubecast("forecast", "--config", tmp_path / "none.toml")
+    assert done.exit_code == 2
+    assert "cubecast init" in done.output
+
+
+def test_no_scenes_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = cubecast("init", empty, "--output", tmp_path / "p.toml", "--yes")
+    assert done.exit_code == 2
+    assert "empty" in done.output
+
+
+def test_forecast_before_ingest_says_to_ingest(config: Path) -> None:
+    done = cubecast("verify", "--config", config)
+    assert done.exit_code == 1
+    assert "run cubecast ingest first" in done.output
+
+
+def test_an_init_time_that_is_no_time_is_explained(config: Path) -> None:
+    done = cubecast("forecast", "--config", config, "--init", "yesterday")
+    assert done.exit_code == 1
+    assert "2020-04-01T13:10Z" in done.output
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = cubecast("verify", "--config", tmp_path / "none.toml", "--debug")
+    assert done.exception is not None
+    assert type(done.exception).__name__ == "ConfigError"
+
+
+def test_doctor_finds_nothing_wrong_with_a_fresh_product_and_speaks_json(config: Path) -> None:
+    done = cubecast("doctor", "--config", config, "--json")
+    levels = {finding["level"] for finding in json.loads(done.stdout)["findings"]}
+    assert "ok" in levels
+
+
+def test_doctor_fails_on_a_fault_and_says_what_to_do(config: Path, scenes: Path) -> None:
+    text = config.read_text(encoding="utf-8").replace('units = "1"', 'units = "1"').replace("EPSG:32633", "EPSG:32634")
+    config.write_text(text, encoding="utf-8")
+    done = cubecast("doctor", "--config", config)
+    assert done.exit_code == 1
+    assert "->" in done.output
