@@ -14,7 +14,7 @@ help:
 	@echo "make demo    synthetic scenes -> ingest -> train -> forecast -> verify, about 5 minutes"
 	@echo "make test    every test"
 	@echo "make check   lint, types, layers, quick tests"
-	@echo "make up      Prefect, MLflow and a worker on this machine, until Ctrl-C"
+	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"
 	@echo "make lock    resolve the requirements again"
 
 # pip fetches uv alone, uv the rest: 1 minute instead of 7.
@@ -43,7 +43,7 @@ check: $(READY)
 	@$(BIN)/pytest -m "not slow and not server"
 
 up: $(READY)
-	@$(BIN)/cubecast up
+	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG))
 
 # Resolved for Python 3.11 to 3.13 on Linux and macOS; hashes, and no line that names a registry.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

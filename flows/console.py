@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from flows.demo import Demo
     from flows.verbs import ErrorRow, Progress, Trained
     from models.experiment import Watcher
     from models.training import Progress as TrainingProgress
@@ -149,20 +148,6 @@ def findings(found: Sequence[Finding]) -> None:
     for one in found:
         line = f"[{colours[one.level]}]{one.level:7}[/] {_escaped(one.what)}: {_escaped(one.found)}"
         out().print(line + (f"\n        -> {_escaped(one.fix)}" if one.fix else ""))
-
-
-def demo_report(done: Demo) -> None:
-    """Prints what a demo left: the table, where the files are, how to open the pages."""
-    out().print(error_table(done.table, "Mean absolute error, over a stretch whose motion the training never saw"))
-    lines = [
-        "Forecast GeoTIFFs, one folder a run:",
-        *(f"  {run}" for run in done.runs),
-        f"Picture (context, attention, forecast, truth): {done.picture}",
-        f"MLflow:  {done.mlflow_command}",
-        f"Prefect: {done.prefect_command}",
-    ]
-    for line in lines:
-        out().print(line, markup=False)
 
 
 def fail(error: Exception) -> None:

@@ -41,6 +41,16 @@ class Demo:
     picture: Path
     table: tuple[verbs.ErrorRow, ...]
 
+    def lines(self) -> list[str]:
+        """Where everything lies, and how to open the pages."""
+        return [
+            "Forecast GeoTIFFs, one folder a run:",
+            *(f"  {run}" for run in self.runs),
+            f"Picture (context, attention, forecast, truth): {self.picture}",
+            f"MLflow:  {self.mlflow_command}",
+            f"Prefect: {self.prefect_command}",
+        ]
+
     @property
     def mlflow_command(self) -> str:
         """Opens the page with experiments and models."""

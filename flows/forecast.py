@@ -9,6 +9,7 @@ from prefect import flow, task
 
 from flows import verbs
 from flows.runs import FLOW_TIMEOUT, QUICK, run_name
+from pipeline.config import UtcTime
 
 
 @task(**QUICK)
@@ -18,12 +19,12 @@ def publish_forecast(config: Path, init: datetime | None) -> verbs.Forecasted:
 
 
 @flow(name="forecast", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
-def forecast(config: Path, init: datetime | None = None) -> str:
+def forecast(config: Path, init: UtcTime | None = None) -> str:
     """Publishes one forecast run; the same run again changes nothing.
 
     Args:
         config: TOML file of the product.
-        init: for a hindcast, the init time (UTC); it sees only what was available then. Empty: the newest scene.
+        init: for a hindcast, the init time, UTC; it sees only what was available then. Empty: the newest scene.
 
     Returns:
         Folder of the published run.

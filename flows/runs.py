@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flows.watching import progress_watcher, training_watcher
-from pipeline.errors import CubecastError
+from pipeline.errors import CubecastError, ServiceError
+from pipeline.times import stamp
 
 if TYPE_CHECKING:
     from prefect import Task
-    from prefect.client.schemas.objects import TaskRun
-    from prefect.states import State
+    from prefect.client.schemas.objects import State, TaskRun
 
     from models.experiment import Watcher
 
@@ -20,9 +22,9 @@ TASK_TIMEOUT: Final = 2 * 3600
 
 
 def may_pass(task: Task, run: TaskRun, state: State) -> bool:
-    """Whether another try can help: not where the user has to mend something."""
+    """Whether another try can help: not where the user has to mend something, but a server may come back."""
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, CubecastError)
+    return isinstance(error, ServiceError) or not isinstance(error, CubecastError)
 
 
 QUICK: Final[dict[str, Any]] = {
@@ -39,19 +41,33 @@ ONCE: Final[dict[str, Any]] = {"retries": 0, "timeout_seconds": FLOW_TIMEOUT, "p
 
 
 def run_name() -> str:
-    """Name of a flow run: the product's configuration, so that a list of runs can be read."""
+    """Name of a flow run, so that a list of runs can be read: the flow, the product, the init time of a hindcast."""
     from prefect.runtime import flow_run
 
-    config = flow_run.parameters.get("config")
-    return f"{flow_run.flow_name} {getattr(config, 'stem', config)}"
+    init = flow_run.parameters.get("init")
+    words = (flow_run.flow_name, _product(Path(flow_run.parameters["config"])), stamp(init) if init else None)
+    return " ".join(filter(None, words))
+
+
+def _product(config: Path) -> str:
+    """The product's name; the file's where it cannot be read, which the run itself will say better."""
+    try:
+        return str(tomllib.loads(config.read_text(encoding="utf-8"))["product"]["name"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return config.stem
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:
-    """Progress as lines of the run's log, or to whoever watches."""
+    """Progress as at most ten lines of the run's log, or to whoever watches."""
     from prefect.logging import get_run_logger
 
     log = get_run_logger()
-    return progress_watcher.get() or (lambda done, total: log.info("%d of %d %s", done, total, what))
+
+    def step(done: int, total: int) -> None:
+        if done * 10 // total > (done - 1) * 10 // total:
+            log.info("%d of %d %s", done, total, what)
+
+    return progress_watcher.get() or step
 
 
 def log_watcher() -> Watcher:

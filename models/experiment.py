@@ -146,10 +146,10 @@ def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = N
 
 
 def mean_skills(scores: Scores | None) -> dict[str, float]:
-    """Mean over leads and bands of the part of each baseline's squared error that the model takes away; NaN: unknown.
+    """Mean over leads and bands of the part of each baseline's squared error that the model takes away.
 
-    Squared, because that is what the network is trained for: on radar the mean of what may come has the larger absolute
-    error wherever mostly nothing does.
+    Squared, because the network is trained for it: where mostly nothing comes, as on radar, the mean of what may come
+    has a larger absolute error than nothing has. Baselines without any error are left out.
     """
     if scores is None:
         return {}
@@ -167,7 +167,7 @@ def beats_baselines(validation_skill: float, test_skills: Mapping[str, float]) -
     >>> beats_baselines(0.3, {"persistence": 0.5, "extrapolation": 0.1}), beats_baselines(0.3, {"extrapolation": -0.1})
     (True, False)
     """
-    return validation_skill > 0 and all(skill > 0 for skill in test_skills.values())
+    return validation_skill > 0 and all(value > 0 for value in test_skills.values())
 
 
 def prepare(settings: Settings, cube: Cube, watcher: Watcher) -> Material:

@@ -220,7 +220,7 @@ def _readable(what: str) -> Iterator[None]:
     except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         msg = (
-            f"the champion {what} can be read, but it cannot: {reason}. Restore MLflow's files, let the alias "
+            f"a champion's files can be read, but those of {what} cannot: {reason}. Restore MLflow's files, let the alias "
             f"{CHAMPION!r} point to another version, or remove the alias and train again"
         )
         raise ModelError(msg) from error

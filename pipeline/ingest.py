@@ -48,9 +48,7 @@ BATCH = 32  # scenes a commit: the cost of a commit is spread, a crash costs lit
 CLOCKS = timedelta(days=1)  # how far the clocks of a sensor and of this machine may differ
 STAGING = ".staging-"
 # Reasons that time may mend: the file stays pending.
-PASSING = frozenset(
-    {"unstable", "unavailable", "incomplete", "no-mask", "bad-mask", "from-future", "companion-gone"}
-)
+PASSING = frozenset({"unstable", "unavailable", "incomplete", "no-mask", "bad-mask", "from-future", "companion-gone"})
 
 Progress = Callable[[int, int], None]
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
@@ -27,6 +27,7 @@ def test_what_was_recorded_is_read_back_by_name(ledger: Ledger) -> None:
     assert ledger.entries() == [_entry("a", State.QUARANTINED), _entry("b", State.ACCEPTED)]
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=3), states, max_size=6))
 def test_the_counts_sum_up_to_the_files_seen(tmp_path_factory: pytest.TempPathFactory, found: dict[str, State]) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("ledger") / "ledger.sqlite")

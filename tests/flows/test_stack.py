@@ -1,0 +1,208 @@
+"""`cubecast up`, from the terminal of the person who schedules and triggers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+import rasterio
+
+from flows.children import port_is_free
+from flows.stack import DEMO, check_ports, find_place
+from pipeline.config import load
+from pipeline.errors import ConfigError, ServiceError
+
+BIN = Path(sys.executable).parent
+
+
+def test_without_a_demo_the_user_hears_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"work/demo/product\.toml.*make demo.*--config FILE"):
+        find_place(DEMO)
+
+
+def test_a_taken_port_is_named_with_the_setting_that_changes_it(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("CUBECAST_SERVICES__MLFLOW_PORT", str(port))
+        with pytest.raises(ServiceError, match=rf"services\.mlflow_port = {port}: .*CUBECAST_SERVICES__MLFLOW_PORT"):
+            check_ports(find_place(product))
+
+
+def test_two_servers_need_two_ports(
+    product: Path, monkeypatch: pytest.MonkeyPatch, free_ports: tuple[int, int]
+) -> None:
+    monkeypatch.setenv("CUBECAST_SERVICES__MLFLOW_PORT", str(free_ports[0]))
+    monkeypatch.setenv("CUBECAST_SERVICES__PREFECT_PORT", str(free_ports[0]))
+    with pytest.raises(ServiceError, match="are two ports"):
+        check_ports(find_place(product))
+
+
+def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_KEY", "secret")
+    monkeypatch.setenv("PREFECT_API_URL", "https://api.prefect.cloud/api")
+    place = find_place(product)
+    environment = place.service("prefect", "prefect").environment
+    assert "PREFECT_API_KEY" not in environment
+    assert environment["PREFECT_API_URL"] == place.api
+    assert Path(environment["PREFECT_HOME"]).is_relative_to(place.workspace)
+
+
+def test_a_proxy_is_not_asked_for_this_machine(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "example.org")
+    environment = find_place(product).service("prefect", "prefect").environment
+    assert environment["no_proxy"] == environment["NO_PROXY"] == "example.org,127.0.0.1"
+
+
+def test_workers_record_to_our_mlflow_and_to_another_where_one_is_configured(
+    product: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = find_place(product)
+    assert ours.serves_mlflow
+    assert ours.service("worker", "prefect").environment["CUBECAST_TRACKING__URI"] == ours.mlflow
+    monkeypatch.setenv("CUBECAST_TRACKING__URI", "http://mlflow.example.org")
+    theirs = find_place(product)
+    assert not theirs.serves_mlflow
+    assert theirs.mlflow == "http://mlflow.example.org"
+    assert set(theirs.ports) == {"prefect_port"}
+
+
+def test_our_mlflow_serves_the_database_that_the_commands_write(product: Path) -> None:
+    from models.registry import tracking_uri
+
+    assert find_place(product).tracking == tracking_uri(load(product))
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Where a user types."""
+
+    product: Path
+    ports: tuple[int, int]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        prefect, mlflow = self.ports
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CUBECAST_"))}
+        return kept | {
+            "CUBECAST_SERVICES__PREFECT_PORT": str(prefect),
+            "CUBECAST_SERVICES__MLFLOW_PORT": str(mlflow),
+            "CUBECAST_SAMPLES__HORIZON": "2",
+            "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
+            "PREFECT_HOME": str(self.product.parent / "user"),
+        }
+
+    @property
+    def screen(self) -> Path:
+        return self.product.parent / "up.txt"
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            (BIN / command[0], *command[1:]),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:]
+        return done.stdout
+
+    @contextmanager
+    def up(self) -> Iterator[subprocess.Popen[bytes]]:
+        command = (BIN / "cubecast", "up", "--config", self.product)
+        with self.screen.open("wb") as screen:
+            process = subprocess.Popen(command, env=self.environment, stdout=screen, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(90)
+
+    def await_welcome(self, process: subprocess.Popen[bytes]) -> str:
+        while "Ctrl-C stops everything" not in (text := self.screen.read_text(encoding="utf-8")):
+            assert process.poll() is None, text
+            time.sleep(0.2)
+        return text
+
+    def ask(self, port: int, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def await_scheduled(self) -> set[str]:
+        wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            runs = self.ask(self.ports[0], "/api/flow_runs/filter", wanted)
+            flows = {self.ask(self.ports[0], f"/api/flows/{run['flow_id']}")["name"] for run in runs}
+            if len(flows) > 1:
+                return flows
+            time.sleep(1)
+        return set()
+
+
+@pytest.fixture
+def terminal(product: Path, free_ports: tuple[int, int]) -> Terminal:
+    return Terminal(product, free_ports)
+
+
+def descendants(pid: int) -> set[int]:
+    listing = subprocess.run(("ps", "-eo", "pid=,ppid="), capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in listing.splitlines())}
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    listing = subprocess.run(("ps", "-eo", "pid="), capture_output=True, text=True, check=True).stdout
+    return pids & {int(line) for line in listing.split()}
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_user_starts_everything_triggers_a_forecast_and_stops_everything_twice(terminal: Terminal) -> None:
+    terminal.run("cubecast", "ingest", "--config", str(terminal.product))
+    with terminal.up() as process:
+        text = terminal.await_welcome(process)
+        assert f"http://127.0.0.1:{terminal.ports[0]}" in text
+        assert f"http://127.0.0.1:{terminal.ports[1]}" in text
+        terminal.run("prefect", "deployment", "run", "forecast/small", "--param", 'init="2024-06-01T06:40"', "--watch")
+        first, _second = sorted(load(terminal.product).paths.forecasts.rglob("lead-*m.tif"))
+        with rasterio.open(first) as file:
+            assert (file.width, file.height, file.crs.to_epsg()) == (96, 96, 32633)
+        assert terminal.await_scheduled() == {"ingest", "forecast"}
+        experiment = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=small"
+        assert terminal.ask(terminal.ports[1], experiment)["experiment"]["name"] == "small"
+        started = descendants(process.pid)
+        assert len(started) >= 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert not alive(started)
+        assert all(map(port_is_free, terminal.ports))
+    with terminal.up() as process:
+        terminal.await_welcome(process)
+        started = descendants(process.pid)
+        os.kill(min(started), signal.SIGKILL)
+        assert process.wait(60) == 1
+        assert "stopped with exit code -9" in terminal.screen.read_text(encoding="utf-8")
+        assert not alive(started)
+        assert all(map(port_is_free, terminal.ports))

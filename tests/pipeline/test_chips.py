@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.chips import PARTS, AlignedFrames, ChipReader, Chips, Recipe, chip_size
+from pipeline.config import MotionSpec, SampleSpec
+from pipeline.errors import ConfigError
+from pipeline.grid import Window
+from pipeline.normalise import measure
+from pipeline.samples import Sample, sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.pipeline.conftest import Product
+
+SPEC = SampleSpec(context_frames=2, max_age=4, horizon=2)
+SPEED = 2  # px a slot, eastward
+FRAMES = 7
+
+
+@pytest.fixture
+def drifting(make_product: Any) -> Product:
+    """Clouds that move as a whole; the first two samples of them may be wanted."""
+    product = make_product(grid={"width": 96, "height": 80})
+    sky = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(80, 160)), (0, 0), 3)
+    dn = np.rint(500 + 300 * sky / sky.std()).clip(0, 2000).astype(np.uint16)
+    for slot in range(FRAMES):
+        start = 40 - SPEED * slot
+        product.scene(slot, dn[:, start : start + 96])
+    product.ingest()
+    return product
+
+
+def aligned(product: Product, folder: Path, **changed: Any) -> AlignedFrames:
+    cube = product.cube()
+    statistics = measure(cube, range(3), [Window(0, 80, 0, 96)])
+    recipe = Recipe(SPEC, MotionSpec.model_validate({}), statistics, (0,))
+    return AlignedFrames(cube, replace(recipe, **changed), folder)
+
+
+def wanted(product: Product, *inits: int) -> list[Sample]:
+    return [sample(product.cube().observed(), init, SPEC) for init in inits]
+
+
+def files(folder: Path) -> dict[str, int]:
+    """When each file was written; hidden ones are not part of a cache."""
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.glob("*/[!.]*"))}
+
+
+def test_what_moves_stands_still_at_its_place_at_the_init_time(drifting: Product, tmp_path: Path) -> None:
+    source = aligned(drifting, tmp_path)
+    (ready,) = source.prepare(wanted(drifting, 2))
+    assert (ready.frames.shape, ready.targets.shape) == ((1, 2, 80, 96, 1), (1, 2, 80, 96, 1))
+    assert ready.ages.tolist() == [[1, 0]]
+    inside = (slice(15, 65), slice(20, 75))
+    now = source.recipe.statistics.scale(drifting.cube().read([2]).values[0])[inside]
+    layers: list[NDArray[np.float32]] = [*ready.frames[0], *ready.targets[0]]
+    still = [float(np.abs(layer[inside].astype(np.float32) - now).mean()) for layer in layers]
+    moved = source.recipe.statistics.scale(drifting.cube().read([4]).values[0])[inside]
+    assert max(still) < 0.15 * float(np.abs(moved - now).mean())
+    assert still[1] < 1e-3
+
+
+def test_targets_are_what_came_true_and_nothing_where_nothing_came(drifting: Product, tmp_path: Path) -> None:
+    (ready,) = aligned(drifting, tmp_path).prepare(wanted(drifting, FRAMES - 2))
+    assert np.isfinite(ready.targets[0, 0]).mean() > 0.8
+    assert np.isnan(ready.targets[0, 1]).all()
+
+
+def test_a_cache_is_found_again_and_gives_the_same_samples(drifting: Product, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    first = aligned(drifting, tmp_path).prepare(wanted(drifting, 1, 2), progress=lambda *at: told.append(at))
+    before = files(tmp_path)
+    again = aligned(drifting, tmp_path).prepare(wanted(drifting, 1, 2))
+    assert files(tmp_path) == before
+    assert len(before) == 2 * len(PARTS)
+    assert told == [(1, 2), (2, 2)]
+    for one, other in zip(first, again, strict=True):
+        assert isinstance(other.frames, np.memmap)
+        for part in PARTS:
+            np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("left", [0, 40, 0.7])
+def test_a_half_written_cache_file_is_not_used(drifting: Product, tmp_path: Path, part: str, left: float) -> None:
+    (whole,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
+    expected = np.array(getattr(whole, part))
+    (path,) = tmp_path.glob(f"*/*-{part}.npy")
+    size = path.stat().st_size
+    path.unlink()
+    path.write_bytes(b"\x93NUMPY" * (size // 6))
+    os.truncate(path, int(left if left == 40 else left * size))
+    (again,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
+    np.testing.assert_array_equal(getattr(again, part), expected)
+
+
+def test_a_cache_that_was_being_written_when_the_training_died_is_made_again(drifting: Product, tmp_path: Path) -> None:
+    (whole,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
+    (path,) = tmp_path.glob("*/*-targets.npy")
+    path.rename(path.with_name(f".{path.name}"))
+    (again,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
+    np.testing.assert_array_equal(again.targets, whole.targets)
+
+
+def test_another_recipe_removes_the_old_cache_but_not_from_under_whoever_reads_it(
+    drifting: Product, tmp_path: Path
+) -> None:
+    (old,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
+    copy = np.array(old.frames)
+    (tmp_path / "notes").mkdir()
+    other = aligned(drifting, tmp_path, motion=MotionSpec.model_validate({"method": "none"}))
+    other.prepare(wanted(drifting, 2))
+    assert {path.name for path in tmp_path.iterdir()} == {other.recipe.key, "notes", ".lock"}
+    np.testing.assert_array_equal(old.frames, copy)
+
+
+def test_whatever_decides_the_bytes_decides_the_key(drifting: Product, tmp_path: Path) -> None:
+    recipe = aligned(drifting, tmp_path).recipe
+    others = [
+        replace(recipe, samples=SPEC.model_copy(update={"horizon": 3})),
+        replace(recipe, samples=SPEC.model_copy(update={"max_age": 5})),
+        replace(recipe, motion=MotionSpec.model_validate({"smoothing": 0.1})),
+        replace(recipe, statistics=replace(recipe.statistics, snapshot="another")),
+        replace(recipe, forecast_bands=(0, 1)),
+    ]
+    assert len({one.key for one in [recipe, *others]}) == 6
+    assert replace(recipe, samples=SPEC.model_copy(update={"max_inits": 7})).key == recipe.key
+
+
+# --- chips ----------------------------------------------------------------------------------------
+
+
+def numbered(samples: int, height: int, width: int) -> tuple[Chips, ...]:
+    """Every pixel says its row, its column and its sample, in frames and targets alike."""
+    y, x = np.indices((height, width), np.float32)
+
+    def layers(count: int, sample: int) -> NDArray[np.float32]:
+        return np.broadcast_to(np.stack([y, x, np.full_like(y, sample)], axis=-1), (1, count, height, width, 3))
+
+    return tuple(Chips(layers(3, i), np.float32([[2, 1, 0]]) + i, layers(2, i)) for i in range(samples))
+
+
+def reader(area: Window, size: tuple[int, int], **changed: Any) -> ChipReader:
+    return ChipReader(**{"samples": numbered(3, 60, 70), "area": area, "size": size, "batch": 4, "seed": 1} | changed)
+
+
+def same(one: Chips, other: Chips) -> bool:
+    return all(np.array_equal(getattr(one, part), getattr(other, part)) for part in PARTS)
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    area = Window(0, 60, 0, 70)
+    first = reader(area, (16, 16))
+    expected = first.read(5)
+    for step in (6, 4, 5):
+        assert same(first.read(step), expected) == (step == 5)
+    assert same(reader(area, (16, 16)).read(5), expected)
+    assert not same(reader(area, (16, 16), seed=2).read(5), expected)
+
+
+@st.composite
+def places(draw: st.DrawFn) -> tuple[Window, tuple[int, int]]:
+    y0, x0 = draw(st.integers(0, 40)), draw(st.integers(0, 40))
+    area = Window(y0, draw(st.integers(y0 + 4, 60)), x0, draw(st.integers(x0 + 4, 70)))
+    height, width = area.shape
+    return area, (draw(st.integers(1, height)), draw(st.integers(1, width)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(places(), st.integers(0, 1000))
+def test_chips_never_leave_their_area(place: tuple[Window, tuple[int, int]], step: int) -> None:
+    area, size = place
+    chips = reader(area, size).read(step)
+    rows, columns = chips.frames[..., 0], chips.frames[..., 1]
+    assert (area.y0 <= rows).all()
+    assert (rows < area.y1).all()
+    assert (area.x0 <= columns).all()
+    assert (columns < area.x1).all()
+    assert chips.frames.shape == (4, 3, *size, 3)
+    assert chips.frames.dtype == chips.targets.dtype == chips.ages.dtype == np.float32
+
+
+def orientations(chips: Chips) -> Iterator[tuple[float, ...]]:
+    """Which way rows and columns run in each chip."""
+    for frame in chips.frames[:, 0]:
+        down, right = frame[1, 0] - frame[0, 0], frame[0, 1] - frame[0, 0]
+        yield (*down[:2].tolist(), *right[:2].tolist())
+
+
+def test_a_turned_chip_turns_frames_and_targets_alike_and_keeps_what_belongs_together() -> None:
+    square = reader(Window(0, 60, 0, 70), (8, 8), batch=64)
+    chips = square.read(0)
+    for frame in range(3):
+        np.testing.assert_array_equal(chips.frames[:, frame], chips.targets[:, frame % 2])
+    np.testing.assert_array_equal(chips.ages, [2, 1, 0] + chips.frames[:, 0, 0, 0, 2:])
+    assert len(set(orientations(chips))) == 8
+
+
+def test_a_chip_that_is_no_square_keeps_its_sides() -> None:
+    chips = reader(Window(0, 60, 0, 70), (8, 12), batch=64).read(0)
+    assert chips.frames.shape[2:4] == (8, 12)
+    assert len(set(orientations(chips))) == 4
+
+
+def test_chips_that_watch_are_neither_turned_nor_mirrored() -> None:
+    chips = reader(Window(0, 60, 0, 70), (8, 8), batch=32, augment=False).read(0)
+    assert set(orientations(chips)) == {(1, 0, 0, 1)}
+
+
+@pytest.mark.parametrize("part", ["frames", "targets"])
+def test_a_chip_with_enough_to_see_is_preferred(part: str) -> None:
+    (one,) = numbered(1, 60, 70)
+    holed = np.array(getattr(one, part))
+    holed[:, -1 if part == "frames" else slice(None), :, :40] = np.nan  # only the newest frame and the targets count
+    chips = reader(Window(0, 60, 0, 70), (10, 10), samples=(replace(one, **{part: holed}),), batch=200).read(0)
+    seen = np.isfinite(getattr(chips, part)[:, -1]).mean(axis=(1, 2, 3)) >= 0.5
+    assert seen.mean() > 0.8  # 43 % of the places, 4 tries: 1 - 0.57**4 = 0.89
+    assert not seen.all()  # the tries end
+
+
+def test_a_chip_larger_than_its_area_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"inside its area of \(10, 70\) pixels, found one of \(16, 16\)"):
+        reader(Window(0, 10, 0, 70), (16, 16))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(16, 128), st.integers(1, 8))
+def test_a_chip_is_whole_patches_that_fit(height: int, width: int, asked: int, patch: int) -> None:
+    area = Window(0, height, 0, width)
+    if min(height, width) < patch:
+        with pytest.raises(ConfigError, match=rf"a patch of {patch} pixels.*lower training\.patch"):
+            chip_size(area, asked, patch)
+        return
+    for chip, side in zip(chip_size(area, asked, patch), (height, width), strict=True):
+        assert chip % patch == 0
+        assert min(asked, side) - patch < chip <= min(asked, side)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for what must not be looked at."""
+
+
+def test_preparing_nothing_reads_nothing(tmp_path: Path, drifting: Product) -> None:
+    assert replace(aligned(drifting, tmp_path), cube=Unreadable()).prepare([]) == ()  # pyright: ignore[reportArgumentType] - the fake's point
