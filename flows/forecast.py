@@ -9,7 +9,7 @@ from prefect import flow, task
 
 from flows import verbs
 from flows.runs import FLOW_TIMEOUT, QUICK, run_name
-from pipeline.config import UtcTime
+from pipeline.specs import UtcTime
 
 
 @task(**QUICK)

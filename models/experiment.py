@@ -15,7 +15,7 @@ from models.prediction import Card, Network
 from models.registry import Registered, Registry
 from models.training import Progress, Tracker, fit
 from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
-from pipeline.config import Settings, TrainingSpec
+from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
 from pipeline.evaluation import Scores, evaluate
 from pipeline.forecast import baselines, forecast_bands
@@ -24,6 +24,7 @@ from pipeline.metrics import skill
 from pipeline.normalise import measure
 from pipeline.record import ModelRef
 from pipeline.samples import Sample, Split, split, thin
+from pipeline.specs import TrainingSpec
 from pipeline.store import CubeStore
 from pipeline.times import minutes
 

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.networks import NetworkSpec
-from pipeline.config import MotionSpec, SampleSpec
 from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.forecast import Champion, Normalised, Tiled
 from pipeline.lagrangian import Advected
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Source
 from pipeline.record import ModelRef
+from pipeline.specs import MotionSpec, SampleSpec
 
 Model = Any  # Keras is untyped
 

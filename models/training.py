@@ -17,8 +17,8 @@ from models.losses import MaskedMeanSquaredError
 from models.networks import NetworkSpec, build
 from models.prediction import network_inputs
 from pipeline.chips import ChipReader, Chips
-from pipeline.config import TrainingSpec
 from pipeline.errors import ModelError, NotEnoughFramesError
+from pipeline.specs import TrainingSpec
 
 PATIENCE = 4  # epochs without a better validation loss
 CLIP = 1.0  # norm of a gradient

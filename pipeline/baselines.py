@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import MotionSpec
 from pipeline.errors import NotEnoughFramesError
 from pipeline.lagrangian import Advected
 from pipeline.predictor import Context, Forecast, Predictor, Source
+from pipeline.specs import MotionSpec
 
 
 @dataclass(frozen=True, slots=True)

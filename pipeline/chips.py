@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import MotionSpec, SampleSpec
 from pipeline.cube import Cube
 from pipeline.durable import locked
 from pipeline.errors import ConfigError
@@ -25,6 +24,7 @@ from pipeline.grid import Window
 from pipeline.lagrangian import align, align_targets, estimate_motions
 from pipeline.normalise import Statistics
 from pipeline.samples import Sample, read_context, read_targets
+from pipeline.specs import MotionSpec, SampleSpec
 
 DRAWS = 4  # tries for a chip with enough valid pixels; beyond, the fullest one is taken
 FULL = 0.5  # valid part of the newest frame and the targets that ends the tries

@@ -13,12 +13,12 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline import schema
-from pipeline.config import BandSpec
 from pipeline.errors import StoreError
 from pipeline.grid import Window
 from pipeline.quality import missing
 from pipeline.scene import Scene
 from pipeline.schema import SCENE_COLUMNS, UNKNOWN_TIME, BandGroup, Layout
+from pipeline.specs import BandSpec
 from pipeline.store import CubeStore
 from pipeline.times import from_seconds, seconds
 

@@ -21,12 +21,13 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.config import BandSpec, MaskSpec, ServiceSpec, Settings, TrackingSpec
+from pipeline.config import Settings
 from pipeline.errors import CubecastError, NotEnoughFramesError, SceneError
 from pipeline.header import read_header
 from pipeline.samples import split
 from pipeline.scene import Contract, acquisition_time, check, discover, mask_path, open_geotiff
 from pipeline.series import some
+from pipeline.specs import BandSpec, MaskSpec, ServiceSpec, TrackingSpec
 
 BASE = ("rasterio", "icechunk", "zarr", "dask", "prefect", "mlflow")
 MOUNTS = Path("/proc/mounts")  # Linux only; elsewhere nothing is said about file systems

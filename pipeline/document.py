@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import tomli_w
 from pydantic import BaseModel, TypeAdapter
 
-from pipeline.config import AxisSpec, BandSpec, GridSpec, ProductSpec, SceneSpec, Settings
+from pipeline.config import Settings
 from pipeline.errors import ConfigError
+from pipeline.specs import AxisSpec, BandSpec, GridSpec, ProductSpec, SceneSpec
 
 # Written even where they have their default, because a user will want to change them.
 ALWAYS = {

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import SampleSpec
 from pipeline.cube import Cube
 from pipeline.metrics import ErrorSums
 from pipeline.predictor import Predictor
 from pipeline.samples import Sample, read_context, read_targets
+from pipeline.specs import SampleSpec
 
 
 @dataclass(frozen=True, slots=True)

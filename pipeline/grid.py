@@ -70,7 +70,7 @@ def geobox(crs: str, transform: tuple[float, ...], shape: tuple[int, int]) -> Ge
 def misalignment(grid: GeoBox, other: GeoBox) -> str | None:
     """Why ``other`` cannot be put onto ``grid`` pixel by pixel, or None where it can.
 
-    Equal CRS, size and orientation of pixels, corner on a whole pixel (all to 0.01 px at the far corner), inside the grid.
+    Equal CRS, size and orientation of pixels, corner on a whole pixel (to 0.01 px at the far corner), inside the grid.
     """
     if grid.crs != other.crs:
         return f"its CRS is {_crs_name(other)}, the cube's is {_crs_name(grid)}"

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
-from pipeline.config import BandSpec
 from pipeline.errors import SceneError
 from pipeline.scene import open_geotiff
+from pipeline.specs import BandSpec
 
 DTYPES = get_args(BandSpec.model_fields["dtype"].annotation)
 TEXT_ITEM = re.compile(r'<Item name="([^"]{1,80})"([^>]{0,200})>([^<]{0,200})</Item>')

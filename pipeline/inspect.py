@@ -15,7 +15,13 @@ from odc.geo import CRS
 from pydantic import BaseModel, ValidationError
 
 from pipeline import document
-from pipeline.config import (
+from pipeline.config import Settings
+from pipeline.document import iso
+from pipeline.errors import ConfigError, SceneError
+from pipeline.header import Header, Placement, read_header, word
+from pipeline.scene import mask_path, open_geotiff
+from pipeline.series import Timed, cadence, from_names, from_tags, some
+from pipeline.specs import (
     INTEGER_TYPES,
     AxisSpec,
     BandSpec,
@@ -25,14 +31,8 @@ from pipeline.config import (
     ProductSpec,
     SampleSpec,
     SceneSpec,
-    Settings,
     TrainingSpec,
 )
-from pipeline.document import iso
-from pipeline.errors import ConfigError, SceneError
-from pipeline.header import Header, Placement, read_header, word
-from pipeline.scene import mask_path, open_geotiff
-from pipeline.series import Timed, cadence, from_names, from_tags, some
 from pipeline.times import TimeAxis
 
 DAY = timedelta(days=1)

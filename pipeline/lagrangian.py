@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import MotionSpec
 from pipeline.motion import Motion, displacements, estimate, warp, warp_nearest
 from pipeline.predictor import Context, Forecast, Predictor, Source
+from pipeline.specs import MotionSpec
 
 
 @dataclass(frozen=True, slots=True)

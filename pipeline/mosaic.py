@@ -15,12 +15,12 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline import cube as cubes
-from pipeline.config import MaskSpec
 from pipeline.errors import SceneError
 from pipeline.grid import Window
 from pipeline.quality import Quality, flags
 from pipeline.scene import Scene, Staged, open_geotiff, read, read_mask
 from pipeline.schema import CHUNK, BandGroup, Layout
+from pipeline.specs import MaskSpec
 from pipeline.times import TimeAxis
 
 STRIP = 2 * CHUNK  # rows a task: whole chunks, and whole blocks of common GeoTIFFs

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import MotionSpec
 from pipeline.errors import ConfigError
+from pipeline.specs import MotionSpec
 
 NEWEST_PAIRS = 3
 OLDER_PAIR_WEIGHT = (

@@ -8,7 +8,7 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import BandSpec
+from pipeline.specs import BandSpec
 
 
 class Quality(IntFlag):

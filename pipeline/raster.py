@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader, DatasetWriter
 
-from pipeline.config import BandSpec
 from pipeline.quality import missing
+from pipeline.specs import BandSpec
 
 Overviews = Literal["average", "nearest"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from odc.geo.geobox import GeoBox
 
-from pipeline.config import BandSpec, ProductSpec
+from pipeline.specs import BandSpec, ProductSpec
 from pipeline.times import minutes, stamp
 
 MANIFEST = "run.json"

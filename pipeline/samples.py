@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import SampleSpec
 from pipeline.cube import Cube, Frames
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window
 from pipeline.predictor import Context
+from pipeline.specs import SampleSpec
 from pipeline.times import from_seconds, seconds
 
 MIN_FRAMES = 2  # motion needs two

@@ -21,9 +21,9 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from pipeline.config import BandSpec, MaskSpec, SceneSpec
 from pipeline.errors import CubecastError, SceneError, StoreError
 from pipeline.grid import Window, misalignment, placement
+from pipeline.specs import BandSpec, MaskSpec, SceneSpec
 from pipeline.times import parse_time, stamp
 
 # Only GeoTIFF, and nothing beside the file: a VRT named .tif would read other files, an .aux.xml would change this one.

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.config import AxisSpec, BandSpec, GridSpec, Settings
+from pipeline.config import Settings
 from pipeline.errors import StoreError
 from pipeline.quality import Quality
+from pipeline.specs import AxisSpec, BandSpec, GridSpec
 from pipeline.times import TimeAxis
 
 SCHEMA_VERSION = 1

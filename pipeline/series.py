@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import SceneSpec
+from pipeline.specs import SceneSpec
 from pipeline.times import seconds
 
 # A date and perhaps a time of day: 20200401T1200Z, 2020-04-01T12-00, 20200401_1200, 201604011200, 2020040112, 2020092.

@@ -8,9 +8,9 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import BandSpec
 from pipeline.predictor import Forecast, Source
 from pipeline.raster import Overviews, RasterBand, encode
+from pipeline.specs import BandSpec
 
 UNKNOWN = 65535  # nodata of the quality file
 

@@ -22,10 +22,10 @@ from pystac.validation import JsonSchemaSTACValidator
 from rio_cogeo.cogeo import cog_validate
 
 from pipeline.catalog import publish
-from pipeline.config import BandSpec, ProductSpec, ProviderSpec
 from pipeline.predictor import Forecast, Source
 from pipeline.raster import sha256
 from pipeline.record import ModelRef, Outlet, RunRecord
+from pipeline.specs import BandSpec, ProductSpec, ProviderSpec
 from pipeline.stac import footprint
 
 INIT = datetime(2020, 4, 1, 13, 10, tzinfo=UTC)

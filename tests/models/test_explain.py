@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from models.explain import AttentionMaps, attention_maps, write_attention
 from models.networks import NetworkSpec, build
 from models.prediction import Card, NetworkPredictor
-from pipeline.config import MotionSpec, SampleSpec
 from pipeline.grid import geobox
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context
+from pipeline.specs import MotionSpec, SampleSpec
 from pipeline.times import seconds
 
 NETWORK = NetworkSpec(context_frames=3, horizon=2, bands_in=1, bands_out=(0,), patch=4, filters=4, attention_units=4)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.baselines import Ladder, Persistence, extrapolation
-from pipeline.config import MotionSpec
 from pipeline.errors import NotEnoughFramesError
 from pipeline.predictor import Context, Forecast, Source
+from pipeline.specs import MotionSpec
 
 
 def context(frames: int = 3, bands: int = 2) -> Context:

@@ -21,11 +21,11 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from pipeline.catalog import PublishedRun, latest, publish, read_run, runs, sweep
-from pipeline.config import BandSpec, ProductSpec
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast, Source
 from pipeline.raster import read_dn, sha256
 from pipeline.record import ModelRef, Outlet, RunRecord, run_folder, run_key
+from pipeline.specs import BandSpec, ProductSpec
 
 INIT = datetime(2020, 4, 1, 13, 10, tzinfo=UTC)
 GRID = GeoBox((30, 40), Affine(1000, 0, 5e5, 0, -1000, 5e6), CRS("EPSG:32633"))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.chips import PARTS, AlignedFrames, ChipReader, Chips, Recipe, chip_size
-from pipeline.config import MotionSpec, SampleSpec
 from pipeline.errors import ConfigError
 from pipeline.grid import Window
 from pipeline.normalise import measure
 from pipeline.samples import Sample, sample
+from pipeline.specs import MotionSpec, SampleSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +29,9 @@ SPEED = 2  # px a slot, eastward
 FRAMES = 7
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def drifting(make_product: Any) -> Product:
-    """Clouds that move as a whole; the first two samples of them may be wanted."""
+    """Clouds that move as a whole."""
     product = make_product(grid={"width": 96, "height": 80})
     sky = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(80, 160)), (0, 0), 3)
     dn = np.rint(500 + 300 * sky / sky.std()).clip(0, 2000).astype(np.uint16)
@@ -92,8 +92,7 @@ def test_a_cache_is_found_again_and_gives_the_same_samples(drifting: Product, tm
             np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
 
 
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("left", [0, 40, 0.7])
+@pytest.mark.parametrize(("part", "left"), [*((part, 0.7) for part in PARTS), ("targets", 0), ("frames", 40)])
 def test_a_half_written_cache_file_is_not_used(drifting: Product, tmp_path: Path, part: str, left: float) -> None:
     (whole,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
     expected = np.array(getattr(whole, part))
@@ -149,7 +148,7 @@ def numbered(samples: int, height: int, width: int) -> tuple[Chips, ...]:
     def layers(count: int, sample: int) -> NDArray[np.float32]:
         return np.broadcast_to(np.stack([y, x, np.full_like(y, sample)], axis=-1), (1, count, height, width, 3))
 
-    return tuple(Chips(layers(3, i), np.float32([[2, 1, 0]]) + i, layers(2, i)) for i in range(samples))
+    return tuple(Chips(layers(3, i), np.array([[2, 1, 0]], np.float32) + i, layers(2, i)) for i in range(samples))
 
 
 def reader(area: Window, size: tuple[int, int], **changed: Any) -> ChipReader:
@@ -245,12 +244,3 @@ def test_a_chip_is_whole_patches_that_fit(height: int, width: int, asked: int, p
     for chip, side in zip(chip_size(area, asked, patch), (height, width), strict=True):
         assert chip % patch == 0
         assert min(asked, side) - patch < chip <= min(asked, side)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for what must not be looked at."""
-
-
-def test_preparing_nothing_reads_nothing(tmp_path: Path, drifting: Product) -> None:
-    assert replace(aligned(drifting, tmp_path), cube=Unreadable()).prepare([]) == ()  # pyright: ignore[reportArgumentType] - the fake's point

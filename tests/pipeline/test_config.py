@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipeline.config import BandSpec, SceneSpec, Settings, load, parse
+from pipeline.config import Settings, load, parse
 from pipeline.errors import ConfigError
+from pipeline.specs import BandSpec, SceneSpec
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 

@@ -16,10 +16,10 @@ from rasterio.crs import CRS
 
 from pipeline import cube as cubes
 from pipeline import schema
-from pipeline.config import FLOAT_TYPES, INTEGER_TYPES, AxisSpec, BandSpec, GridSpec
 from pipeline.errors import StoreError
 from pipeline.grid import Window
 from pipeline.schema import UNKNOWN_TIME, Layout
+from pipeline.specs import FLOAT_TYPES, INTEGER_TYPES, AxisSpec, BandSpec, GridSpec
 
 NAN = float("nan")
 FLOAT = {"name": "ndvi", "dtype": "float32", "units": "1", "nodata": NAN}

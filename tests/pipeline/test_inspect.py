@@ -15,21 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from rasterio.transform import Affine
 
-from pipeline.config import (
-    AxisSpec,
-    BandSpec,
-    GridSpec,
-    MotionSpec,
-    ProductSpec,
-    SampleSpec,
-    SceneSpec,
-    TrainingSpec,
-    load,
-)
+from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.inspect import Guess, Question, inspect, render, write
 from pipeline.scene import acquisition_time
 from pipeline.series import stamps, step_of
+from pipeline.specs import AxisSpec, BandSpec, GridSpec, MotionSpec, ProductSpec, SampleSpec, SceneSpec, TrainingSpec
 
 SECTIONS = ("product", "scenes", "bands", "grid", "axis", "samples", "motion", "training")
 REAL = (

@@ -5,10 +5,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.baselines import Persistence, extrapolation
-from pipeline.config import MotionSpec
 from pipeline.lagrangian import Advected, advance, align, align_targets, estimate_motions
 from pipeline.motion import Motion
 from pipeline.predictor import Context, Forecast, Source
+from pipeline.specs import MotionSpec
 
 SHAPE = (80, 96)
 INSIDE = (slice(16, -16), slice(16, -16))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.config import MotionSpec
 from pipeline.errors import ConfigError
 from pipeline.motion import Motion, advect, displacement, displacements, estimate, warp, warp_nearest
+from pipeline.specs import MotionSpec
 
 SHAPE = (96, 128)
 SPEC = MotionSpec()

@@ -93,11 +93,11 @@ def measured(make_product: Callable[..., Any], values: NDArray[np.float64]) -> S
     return measure(product.cube(), [0], [Window(0, 40, 0, 48)])
 
 
-@pytest.mark.parametrize("value", [0, 273.15, -1e7])
+@pytest.mark.parametrize("value", [0.0, 273.15, -1e7])
 def test_a_constant_band_is_not_blown_up(make_product: Callable[..., Product], value: float) -> None:
     found = measured(make_product, np.full((40, 48), value))
     assert found.deviation == (1,)
-    assert found.scale(np.float32([value])) == pytest.approx(0, abs=1)
+    assert abs(found.scale(np.array([value], np.float32)).item()) <= 1
 
 
 def test_a_band_of_small_numbers_is_not_taken_for_constant(make_product: Callable[..., Product]) -> None:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.config import BandSpec
 from pipeline.quality import Quality, flags, missing
+from pipeline.specs import BandSpec
 
 RADAR = BandSpec(name="rain", dtype="uint8", scale=0.1, nodata=255, valid_min=0.3, valid_max=20)
 FLOAT = BandSpec(name="ndvi", dtype="float32", valid_min=-1, valid_max=1)

@@ -15,8 +15,8 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rio_cogeo.cogeo import cog_validate
 
-from pipeline.config import FLOAT_TYPES, INTEGER_TYPES, BandSpec
 from pipeline.raster import RasterBand, decode, describe, encode, read_dn, read_physical, sha256, write_cog
+from pipeline.specs import FLOAT_TYPES, INTEGER_TYPES, BandSpec
 
 UTM = GeoBox((600, 700), Affine(10, 0, 5e5, 0, -10, 5e6), CRS("EPSG:32633"))
 NODATA = {"uint8": 255, "int8": -128, "uint16": 65535, "int16": -32768, "uint32": 2**32 - 1, "int32": -(2**31)}

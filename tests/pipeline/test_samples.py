@@ -11,7 +11,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.config import SampleSpec
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window
 from pipeline.samples import (
@@ -27,13 +26,14 @@ from pipeline.samples import (
     split,
     thin,
 )
+from pipeline.specs import SampleSpec
 from pipeline.times import from_seconds, seconds
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Product
 
 SHAPE = (300, 400)
-law = settings(max_examples=60, deadline=None)
+law = settings(max_examples=40, deadline=None)
 
 
 def spec(**changed: Any) -> SampleSpec:
@@ -266,4 +266,3 @@ def test_the_record_names_boundaries_and_counts() -> None:
     )
     assert told["split_training_inits"] == len(parts.training)
     assert told["split_training_area"] == "(slice(0, 300, None), slice(0, 400, None))"
-

@@ -13,7 +13,6 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
-from pipeline.config import BandSpec, SceneSpec
 from pipeline.errors import CubecastError, SceneError, StoreError
 from pipeline.grid import Window
 from pipeline.scene import (
@@ -29,6 +28,7 @@ from pipeline.scene import (
     stage,
     stage_mask,
 )
+from pipeline.specs import BandSpec, SceneSpec
 
 NAN = float("nan")
 WHOLE = Window(0, 40, 0, 48)

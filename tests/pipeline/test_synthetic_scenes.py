@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from rasterio.errors import RasterioIOError
 
-from pipeline.config import SceneSpec
+from pipeline.specs import SceneSpec
 from pipeline.synthetic import SyntheticSpec, synthesise
 from pipeline.synthetic_scenes import (
     AVAILABLE_TAG,

@@ -1,0 +1,306 @@
+"""The parts of a configuration: what each may hold, with unit and meaning; every function gets the one it needs."""
+
+from __future__ import annotations
+
+import glob
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pyproj.exceptions import CRSError
+
+from pipeline.grid import geobox
+from pipeline.times import TimeAxis
+
+INTEGER_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
+FLOAT_TYPES = ("float32", "float64")
+
+# What strptime reads for a directive; without it `*{time}` could not tell where the time begins.
+DIRECTIVES = {
+    "Y": r"\d{4}",
+    **dict.fromkeys("mdHIMSy", r"\d{1,2}"),
+    "j": r"\d{1,3}",
+    "f": r"\d{1,6}",
+    "z": r"(?:Z|[+-]\d\d:?\d\d)",
+    "%": "%",
+}
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_aware)]
+
+
+class Spec(BaseModel):
+    """A frozen part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class ProviderSpec(Spec):
+    """Who made the data, for the STAC items."""
+
+    name: str = Field(min_length=1, description="Name of the organisation")
+    roles: tuple[Literal["licensor", "producer", "processor", "host"], ...] = Field(
+        default=("producer",), description="What it did: licensor, producer, processor, host"
+    )
+    url: str | None = Field(default=None, description="Its address")
+
+
+class ProductSpec(Spec):
+    """What the forecasts are called and under which terms they may be used."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Short name: small letters, digits, - and _")
+    title: str = Field(default="", description="One line for catalogues")
+    licence: str = Field(default="other", min_length=1, description="SPDX identifier of the licence, or 'other'")
+    attribution: str = Field(default="", description="Credit that must accompany every copy")
+    providers: tuple[ProviderSpec, ...] = Field(default=(), description="Who made the data")
+
+
+class MaskSpec(Spec):
+    """A folder of mask rasters beside the scenes (clouds, shadows)."""
+
+    folder: Path = Field(description="Folder of the masks")
+    suffix: str = Field(default="", description="What a mask's file name has between the scene's stem and .tif")
+    values: tuple[int, ...] = Field(default=(1,), min_length=1, description="Mask values that make a pixel unusable")
+
+
+class SceneSpec(Spec):
+    """Where scenes lie and how their names and tags are read."""
+
+    folder: Path = Field(description="Inbox of GeoTIFF scenes")
+    pattern: str = Field(
+        default="*{time}.tif",
+        description="File name with {time} where the acquisition time stands and {tile} where a tile's name does; "
+        "* is anything",
+    )
+    time_format: str = Field(default="%Y%m%dT%H%MZ", min_length=2, description="strptime format of {time}, UTC")
+    time_tag: str | None = Field(
+        default=None, description="TIFF tag with the acquisition time, instead of the file name"
+    )
+    revision_tag: str | None = Field(default=None, description="TIFF tag with the processing baseline or time")
+    available_tag: str | None = Field(
+        default=None, description="TIFF tag with the time when the scene became available"
+    )
+    latency: timedelta = Field(
+        default=timedelta(0),
+        ge=timedelta(0),
+        description="From acquisition to availability where no tag says it (ISO 8601)",
+    )
+    mask: MaskSpec | None = Field(default=None, description="Masks beside the scenes")
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_a_time(cls, pattern: str) -> str:
+        if pattern.count("{time}") > 1 or pattern.count("{tile}") > 1 or "/" in pattern:
+            msg = "is a file name with {time} and {tile} at most once each, and no folder"
+            raise ValueError(msg)
+        return pattern
+
+    @model_validator(mode="after")
+    def _has_a_time(self) -> Self:
+        if "{time}" not in self.pattern and self.time_tag is None:
+            msg = "pattern needs {time}, or time_tag must name a TIFF tag: otherwise no scene has a time"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def glob(self) -> str:
+        """The pattern for a folder listing."""
+        escaped = glob.escape(self.pattern).replace("[*]", "*").replace("{time}", "*").replace("{tile}", "*")
+        return re.sub(r"\*+", "*", escaped)  # pathlib refuses ** inside a name
+
+    def time_text(self, name: str) -> str | None:
+        """What stands at {time} in a file name; None where the name does not match or has no time."""
+        return self._part(name, "time")
+
+    def tile_text(self, name: str) -> str:
+        """What stands at {tile} in a file name; empty where the name does not match or has no tile."""
+        return self._part(name, "tile") or ""
+
+    def _part(self, name: str, part: str) -> str | None:
+        time = ".+?" if self.time_tag else _strptime_regex(self.time_format)
+        wild = {"*": ".*?", "{time}": f"(?P<time>{time})", "{tile}": "(?P<tile>.+?)"}
+        pieces = re.split(r"(\*|\{time\}|\{tile\})", self.pattern)
+        match = re.fullmatch("".join(wild.get(piece, re.escape(piece)) for piece in pieces), name)
+        return None if match is None else match.groupdict().get(part)
+
+
+def _strptime_regex(time_format: str) -> str:
+    parts = (DIRECTIVES.get(d, ".+?") if d else re.escape(text) for d, text in re.findall("%(.)|([^%]+)", time_format))
+    return f"(?i:{''.join(parts)})"  # strptime minds no capitals
+
+
+class BandSpec(Spec):
+    """One band of the scenes. Physical value = DN * scale + offset."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name in the cube and in the forecasts")
+    index: int = Field(default=1, ge=1, description="Band number in the scene, from 1")
+    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"] = Field(
+        description="Type of the DN"
+    )
+    units: str = Field(default="1", description="Unit of the physical value (UDUNITS)")
+    scale: float = Field(default=1.0, description="DN to unit: factor")
+    offset: float = Field(default=0.0, description="DN to unit: addend")
+    nodata: float | None = Field(
+        default=None, description="DN of a missing pixel (nan for floats); absent: all are valid"
+    )
+    valid_min: float | None = Field(default=None, description="Smallest possible physical value")
+    valid_max: float | None = Field(default=None, description="Largest possible physical value")
+    floor: float | None = Field(
+        default=None,
+        description="Lower physical values count as this one (radar: no echo); nothing is changed in the cube",
+    )
+    forecast: bool = Field(default=True, description="Forecast this band; false: input only")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.scale == 0:
+            msg = "scale is not 0: every DN would mean the same"
+            raise ValueError(msg)
+        if self.dtype in INTEGER_TYPES and self.nodata is not None:
+            info = np.iinfo(self.dtype)
+            if not (float(self.nodata).is_integer() and info.min <= self.nodata <= info.max):
+                rule = f"nodata of a {self.dtype} band is a whole number from {info.min} to {info.max}"
+                msg = f"{rule}, found {self.nodata}"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def fill(self) -> float:
+        """DN that the cube and the forecasts write for a missing pixel: the scenes' nodata, or one that no scene uses.
+
+        Floats take NaN, signed integers their smallest, unsigned ones their largest value.
+        """
+        if self.nodata is not None:
+            return self.nodata
+        if self.dtype in FLOAT_TYPES:
+            return float("nan")
+        info = np.iinfo(self.dtype)
+        return float(info.min if info.min < 0 else info.max)
+
+
+class GridSpec(Spec):
+    """The cube's grid."""
+
+    crs: str = Field(min_length=1, description="Authority code (EPSG:32633) or WKT")
+    transform: tuple[float, float, float, float, float, float] = Field(
+        description="Affine a, b, c, d, e, f: x = a*column + b*row + c, y = d*column + e*row + f, in CRS units"
+    )
+    width: int = Field(ge=1, description="Columns (px)")
+    height: int = Field(ge=1, description="Rows (px)")
+
+    @model_validator(mode="after")
+    def _known_crs(self) -> Self:
+        try:
+            self.geobox()
+        except CRSError as error:
+            msg = f"crs is an authority code or WKT that PROJ knows: {error}"
+            raise ValueError(msg) from None
+        a, b, _, d, e, _ = self.transform
+        if not abs(a * e - b * d) > 0:
+            msg = f"transform gives every pixel an area, found a, b, d, e = {a:g}, {b:g}, {d:g}, {e:g}"
+            raise ValueError(msg)
+        return self
+
+    def geobox(self) -> GeoBox:
+        """The grid as odc-geo knows it."""
+        return geobox(self.crs, self.transform, (self.height, self.width))
+
+
+class AxisSpec(Spec):
+    """The cube's time axis."""
+
+    origin: UtcTime = Field(description="Time of slot 0, UTC; older scenes are refused")
+    cadence: timedelta = Field(gt=timedelta(0), description="From slot to slot, whole minutes (ISO 8601: PT5M, P1D)")
+
+    @field_validator("cadence")
+    @classmethod
+    def _whole_minutes(cls, cadence: timedelta) -> timedelta:
+        if cadence % timedelta(minutes=1):
+            msg = "is whole minutes, because lead times in minutes name the forecast files"
+            raise ValueError(msg)
+        return cadence
+
+    def axis(self) -> TimeAxis:
+        """The axis as a value."""
+        return TimeAxis(self.origin, self.cadence)
+
+
+class SampleSpec(Spec):
+    """How forecast samples are cut from the cube."""
+
+    context_frames: int = Field(default=4, ge=1, le=64, description="Observed frames that a forecast sees")
+    max_age: int = Field(default=8, ge=1, description="Oldest context frame, in slots before the init time")
+    horizon: int = Field(default=6, ge=1, le=288, description="How many slots ahead")
+    test_fraction: float = Field(
+        default=0.2, gt=0, lt=0.9, description="Last part of the observed slots, never trained on"
+    )
+    validation_fraction: float = Field(
+        default=0.2, gt=0, lt=0.9, description="Part of the rest that watches the training"
+    )
+    block_buffer: int = Field(default=48, ge=0, description="Pixels kept free around validation blocks (short series)")
+    max_inits: int = Field(default=96, ge=1, description="Init times used for training at most, spread evenly")
+
+
+class MotionSpec(Spec):
+    """How motion between frames is estimated."""
+
+    method: Literal["dis", "none"] = Field(
+        default="dis", description="dis: OpenCV's dense inverse search; none: nothing moves"
+    )
+    band: int = Field(default=1, ge=1, description="Band whose motion is followed (from 1, in the order of [[bands]])")
+    smoothing: float = Field(default=0.01, ge=0, le=0.5, description="Blur of the flow, as a part of the shorter side")
+    max_speed: float = Field(default=40.0, gt=0, description="Fastest motion believed, in pixels per slot")
+
+
+class TrainingSpec(Spec):
+    """The attention ConvLSTM and how it is trained."""
+
+    patch: int = Field(
+        default=4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost"
+    )
+    filters: int = Field(default=24, ge=1, description="Channels of the ConvLSTM's state")
+    attention_units: int = Field(default=16, ge=1, description="Channels of the additive attention")
+    chip: int = Field(default=128, ge=16, description="Training chip (px)")
+    batch: int = Field(default=4, ge=1, description="Chips a step")
+    steps_per_epoch: int = Field(default=60, ge=1, description="Steps an epoch")
+    epochs: int = Field(default=12, ge=1, description="Epochs at most")
+    budget: timedelta = Field(
+        default=timedelta(minutes=10), gt=timedelta(0), description="Wall time at most (ISO 8601)"
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate of AdamW; cosine decay")
+    seed: int = Field(default=0, ge=0, description="Seed of weights and sampling")
+
+
+class ForecastSpec(Spec):
+    """How forecasts are made and published."""
+
+    tile: int = Field(
+        default=1024, ge=64, description="Tile of a prediction (px); the network's reach is added around it"
+    )
+    delay: timedelta = Field(
+        default=timedelta(0),
+        ge=timedelta(0),
+        description="A hindcast sees what was available this long after its init time (ISO 8601)",
+    )
+
+
+class TrackingSpec(Spec):
+    """Where MLflow keeps the record."""
+
+    uri: str = Field(default="", description="MLflow tracking address; empty: SQLite in the workspace")
+    experiment: str = Field(default="", description="MLflow experiment; empty: the product's name")
+
+
+class ServiceSpec(Spec):
+    """Addresses on this machine and beyond."""
+
+    prefect_port: int = Field(default=4200, ge=1024, le=65535, description="Port of `cubecast up`'s Prefect server")
+    mlflow_port: int = Field(default=5000, ge=1024, le=65535, description="Port of `cubecast up`'s MLflow server")

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.baselines import Persistence
+from pipeline.config import Settings
+from pipeline.errors import StoreError
+from pipeline.forecast import Champion, OfBands, forecast
+from pipeline.predictor import Context, Forecast
+from pipeline.record import ModelRef
+from pipeline.verify import FORECAST, Report, RunScores, Score, tabulate, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.pipeline.conftest import Product
+
+SAMPLES = {"context_frames": 2, "max_age": 4, "horizon": 2}
+STILL = {"method": "none"}
+PIXELS = 40 * 48
+
+
+@dataclass(frozen=True)
+class Off:
+    """The newest frame, wrong by ``error``."""
+
+    error: float
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        said = Persistence().predict(context, horizon)
+        return replace(said, values=said.values + np.float32(self.error))
+
+
+def tuned(product: Product, **changed: Any) -> Settings:
+    document: dict[str, Any] = product.settings.model_dump()
+    return Settings(**document | {"samples": SAMPLES, "motion": STILL} | changed)
+
+
+def counting(product: Product, *slots: int, holes: int = 0) -> None:
+    """Scenes whose value is the slot's number, with the first ``holes`` columns missing, into the cube."""
+    for slot in slots:
+        dn = np.full((1, 40, 48), 30 + 10 * slot, np.uint16)
+        dn[:, :, :holes] = 65535
+        product.scene(slot, dn)
+    product.ingest()
+
+
+def champion(error: float, version: str = "1") -> Champion:
+    return Champion(Off(error), ModelRef("fake", version, "network"))
+
+
+def files(settings: Settings) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in settings.paths.verification.glob("*")}
+
+
+def mae(report: Report, lead: int) -> dict[str, float]:
+    (row,) = (row for row in report.table() if row.lead_minutes == lead)
+    return {name: round(value, 6) for name, value in row.mae.items()}
+
+
+def test_a_lead_is_scored_when_its_truth_comes_and_only_then(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    forecast(asked, champion(0.5))
+    assert verify(asked) == Report(0, ())
+    assert files(asked) == {}
+    counting(product, 2)
+    first = verify(asked)
+    assert (first.scored, [row.lead_minutes for row in first.table()]) == (1, [5])
+    counting(product, 3)
+    second = verify(asked)
+    assert (second.scored, [row.lead_minutes for row in second.table()]) == (1, [5, 10])
+    assert mae(second, 5) == mae(first, 5) == {FORECAST: 0.5, "persistence": 1, "extrapolation": 1}
+    assert mae(second, 10) == {FORECAST: 1.5, "persistence": 2, "extrapolation": 2}
+
+
+def test_a_missing_scene_keeps_its_lead_open(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    forecast(asked, None)
+    counting(product, 3)
+    assert [row.lead_minutes for row in verify(asked).table()] == [10]
+    counting(product, 2)
+    assert [row.lead_minutes for row in verify(asked).table()] == [5, 10]
+
+
+def test_verifying_again_changes_nothing(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    forecast(asked, None)
+    counting(product, 2, 3)
+    first = verify(asked)
+    before = files(asked)
+    again = verify(asked)
+    assert (first.scored, again.scored) == (2, 0)
+    assert again.runs == first.runs
+    assert files(asked) == before
+    assert len(before) == 1
+
+
+def test_runs_of_different_snapshots_and_models_are_scored_by_what_each_one_saw(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    forecast(asked, champion(0.5))
+    counting(product, 2)
+    forecast(asked, champion(2, version="2"))
+    counting(product, 3, 4)
+    told: list[tuple[int, int]] = []
+    report = verify(asked, progress=lambda *at: told.append(at))
+    assert told == [(1, 2), (2, 2)]
+    assert [run.model for run in report.runs] == ["fake 1", "fake 2"]
+    assert mae(report, 5) == {FORECAST: 0.75, "persistence": 1, "extrapolation": 1}
+    assert mae(report, 10) == {FORECAST: 0.75, "persistence": 2, "extrapolation": 2}
+    assert [row.runs for row in report.table()] == [2, 2]
+    assert report.table()[0].skill("persistence") == pytest.approx(0.25, abs=1e-6)
+
+
+def drifting(product: Product, *slots: int, speed: int = 2) -> None:
+    """Clouds that move eastward by ``speed`` px a slot, into the cube."""
+    sky = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(40, 120)), (0, 0), 3)
+    dn = np.rint(100 + 40 * sky / sky.std()).clip(0, 200).astype(np.uint16)
+    for slot in slots:
+        start = 40 - speed * slot
+        product.scene(slot, dn[:, start : start + 48])
+    product.ingest()
+
+
+@pytest.mark.parametrize(("late", "frames"), [(False, 1), (False, 4), (True, 3)])
+def test_an_extrapolation_is_scored_like_the_extrapolation_whatever_came_or_was_configured_since(
+    product: Product, late: bool, frames: int
+) -> None:
+    """A run's baselines see what it saw: a later context of one frame would make them stand still."""
+    asked = tuned(product, samples=SAMPLES | {"context_frames": 3}, motion={})
+    drifting(product, *([0, 2] if late else [0, 1, 2]))
+    forecast(asked, None)
+    if late:
+        drifting(product, 1, speed=-6)
+    drifting(product, 3, 4)
+    changed = tuned(product, samples={"context_frames": frames, "max_age": 3, "horizon": 1}, motion={})
+    for row in verify(changed).table():
+        assert row.mae[FORECAST] == pytest.approx(row.mae["extrapolation"], abs=0.02)  # DN of 0.1
+        assert row.mae["extrapolation"] < 0.7 * row.mae["persistence"]
+
+
+def test_every_pixel_counts_alike_over_runs(product: Product) -> None:
+    """The first run is wrong by 1 everywhere, the second by 3 on a quarter of the pixels."""
+    asked = tuned(product)
+    counting(product, 0)
+    forecast(asked, champion(0))
+    counting(product, 1, holes=36)
+    forecast(asked, champion(-2))
+    counting(product, 2)
+    report = verify(asked)
+    counts = {run.init: [s.pixels for s in run.scores if s.lead_minutes == 5] for run in report.runs}
+    assert counts == {product.time(0): [PIXELS // 4] * 3, product.time(1): [PIXELS // 4] * 3}
+    counting(product, 3)
+    report = verify(asked)
+    ten = [s for run in report.runs for s in run.scores if s.lead_minutes == 10 and s.predictor == FORECAST]
+    assert [s.pixels for s in ten] == [PIXELS, PIXELS // 4]
+    pooled = (PIXELS * 2 + PIXELS // 4 * 4) / (PIXELS + PIXELS // 4)
+    assert mae(report, 10)[FORECAST] == pytest.approx(pooled)
+
+
+def test_a_run_keeps_its_own_horizon_when_the_configuration_has_changed(product: Product) -> None:
+    asked = tuned(product, samples=SAMPLES | {"horizon": 4})
+    counting(product, 0, 1, 2)
+    forecast(asked, champion(1))
+    counting(product, 3, 4, 5, 6)
+    report = verify(tuned(product, samples=SAMPLES | {"horizon": 1}))
+    assert [row.lead_minutes for row in report.table()] == [5, 10, 15, 20]
+    assert mae(report, 20) == {FORECAST: 3, "persistence": 4, "extrapolation": 4}
+
+
+def test_a_run_keeps_its_own_bands_when_the_configuration_has_changed(make_product: Callable[..., Product]) -> None:
+    band = {"dtype": "uint16", "units": "1", "nodata": 65535}
+    bands = [band | {"name": "one"}, band | {"name": "two", "index": 2}]
+    product = make_product(bands=bands)
+    for slot in range(3):
+        product.scene(slot, np.stack([np.full((40, 48), slot), np.full((40, 48), 5 * slot)]).astype(np.uint16))
+    product.ingest()
+    only_two = tuned(product, bands=[bands[0] | {"forecast": False}, bands[1]])
+    forecast(only_two, Champion(OfBands(Off(0), (1,)), ModelRef("fake", "1", "network")), init=product.time(1))
+    (row,) = verify(tuned(product)).table()
+    assert (row.band, row.mae["persistence"]) == ("two", 5)
+
+
+def test_a_run_whose_snapshot_is_gone_is_named_and_stops_nobody(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0)
+    counting(product, 1)
+    orphan = forecast(asked, champion(1))
+    shutil.rmtree(asked.paths.cube)
+    asked.paths.ledger.unlink()
+    counting(product, 2)
+    run = forecast(asked, champion(1))
+    counting(product, 3)
+    report = verify(asked)
+    assert report.lost == (orphan.name,)
+    assert [one.run_key for one in report.runs] == [run.name]
+
+
+def test_there_is_nothing_to_verify_without_a_cube(product: Product) -> None:
+    with pytest.raises(StoreError, match="run cubecast ingest first"):
+        verify(tuned(product))
+
+
+def test_scores_lie_in_one_readable_file_a_run(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    run = forecast(asked, champion(0.5))
+    counting(product, 2)
+    verify(asked)
+    path: Path = asked.paths.verification / f"20240601T0505Z-{run.name}.json"
+    document = json.loads(path.read_text())
+    assert (document["run_key"], document["init"], document["model"]) == (
+        run.name,
+        "2024-06-01T05:05:00+00:00",
+        "fake 1",
+    )
+    assert {(one["predictor"], one["pixels"]) for one in document["scores"]} == {
+        (name, PIXELS) for name in (FORECAST, "persistence", "extrapolation")
+    }
+
+
+def scores(pixels: int, error: float, lead: int = 5) -> list[Score]:
+    return [Score(lead, "sky", name, pixels, pixels * error, pixels * error**2) for name in (FORECAST, "persistence")]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 100)), min_size=1, max_size=6), st.randoms())
+def test_a_table_is_the_same_whatever_the_order_of_the_runs(parts: list[tuple[int, int]], random: Any) -> None:
+    def runs(these: list[tuple[int, int]]) -> list[RunScores]:
+        return [RunScores(str(i), None, "m", tuple(scores(*one))) for i, one in enumerate(these)]  # pyright: ignore[reportArgumentType] - the time plays no part
+
+    shuffled = random.sample(parts, len(parts))
+    (one,), (other,) = tabulate(runs(parts)), tabulate(runs(shuffled))
+    pixels = sum(count for count, _ in parts)
+    np.testing.assert_allclose(list(one.mae.values()), list(other.mae.values()), rtol=1e-9)
+    if pixels:
+        expected = sum(count * error for count, error in parts) / pixels
+        np.testing.assert_allclose(list(one.mae.values()), expected, rtol=1e-9)
+        assert one.rmse[FORECAST] >= one.mae[FORECAST] * (1 - 1e-9)
+    else:
+        assert np.isnan(one.mae[FORECAST])
