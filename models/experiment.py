@@ -133,7 +133,7 @@ def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = N
             progress=watcher.step,
         )
         watcher.enter("scoring the test part")
-        network = Network(fitted.model, material.card, ModelRef(settings.product.name, tracker.run_id, "network"))
+        network = Network(fitted.model, material.card, ModelRef(settings.product.name, f"run {tracker.run_id[:8]}", "network"))
         scores = score(settings, material, network)
         skills = mean_skills(scores)
         good = beats_baselines(fitted.best["val_skill"], skills)

@@ -137,7 +137,11 @@ def _optimizer(spec: TrainingSpec) -> keras.Optimizer:
     steps = spec.epochs * spec.steps_per_epoch
     warmup = max(1, steps // 20)
     rate: Any = keras.optimizers.schedules.CosineDecay(
-        spec.learning_rate / 10, steps - warmup, alpha=0.02, warmup_target=spec.learning_rate, warmup_steps=warmup
+        spec.learning_rate / 10,
+        max(1, steps - warmup),
+        alpha=0.02,
+        warmup_target=spec.learning_rate,
+        warmup_steps=warmup,
     )
     return keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, clipnorm=CLIP)
 

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+
+from models.prediction import Card, Network, network_inputs
+from pipeline.baselines import extrapolation
+from pipeline.config import Settings
+from pipeline.errors import ModelError, NotEnoughFramesError
+from pipeline.forecast import forecast
+from pipeline.ingest import ingest
+from pipeline.predictor import Context, Source
+from pipeline.synthetic_scenes import NODATA, write_scene
+
+Networks = Callable[..., Network]
+BANDS = [{"name": "helper", "dtype": "float32", "forecast": False}, {"name": "told", "dtype": "float32", "index": 2}]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Callable[..., Settings]) -> Settings:
+    return tiny_settings(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def two_bands(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Callable[..., Settings]) -> Settings:
+    """Both bands are seen, the second one is forecast."""
+    return tiny_settings(tmp_path_factory.mktemp("two"), bands=BANDS)
+
+
+def drifting(height: int, width: int, bands: int = 1, speed: int = 3) -> Context:
+    """Clouds that move eastward, two frames, with a hole in each and a corner never seen."""
+    sky = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(height, width + 40)), (0, 0), 3)
+    sky = (0.3 + 0.15 * sky / sky.std()).astype(np.float32)
+    values = np.stack([sky[:, 20 - speed * slot :][:, :width] for slot in (0, 1)])[np.newaxis, ..., np.newaxis]
+    values = np.repeat(values, bands, axis=-1)
+    values[:, 0, 5:15, 5:15] = np.nan
+    values[:, 1, 20:25, 20:40] = np.nan
+    values[:, :, :4, :6] = np.nan
+    ages = np.array([[1, 0]], np.float32)
+    return Context(values, np.isfinite(values), (-300 * ages).astype(np.int64), ages)
+
+
+def test_an_untrained_network_is_the_extrapolation(plain: Settings, make_network: Networks) -> None:
+    network, seen = make_network(plain), drifting(70, 90)
+    said = network.champion(tile=1024).predictor.predict(seen, 2)
+    expected = extrapolation(plain.motion).predict(seen, 2)
+    np.testing.assert_allclose(said.values, expected.values, atol=2e-6)
+    assert np.isfinite(said.values).mean() > 0.9
+    assert set(np.unique(said.source)) == {Source.NONE, Source.NETWORK}
+    np.testing.assert_array_equal(said.source == Source.NONE, np.isnan(said.values[:, :, 0, ..., 0]))
+    np.testing.assert_array_equal(said.age, expected.age)
+
+
+def test_tiles_leave_no_trace_of_a_trained_network(plain: Settings, make_network: Networks) -> None:
+    network, seen = make_network(plain, trained=True), drifting(151, 210)
+    whole = network.champion(tile=1024).predictor.predict(seen, 2)
+    tiled = network.champion(tile=50).predictor.predict(seen, 2)
+    np.testing.assert_allclose(tiled.values, whole.values, atol=2e-5)
+    np.testing.assert_array_equal(tiled.source, whole.source)
+    bare = extrapolation(plain.motion).predict(seen, 2).values
+    assert np.nanmax(np.abs(whole.values - bare)) > 0.01
+
+
+def test_nothing_is_said_where_no_forecast_band_was_ever_seen(two_bands: Settings, make_network: Networks) -> None:
+    network, seen = make_network(two_bands, trained=True), drifting(32, 40, bands=2)
+    values = seen.values.copy()
+    values[..., 8:16, 20:30, 1] = np.nan
+    said = network.bare.predict(replace(seen, values=values, validity=np.isfinite(values)), 2)
+    unseen = np.zeros((32, 40), bool)
+    unseen[8:16, 20:30] = unseen[:4, :6] = True
+    for lead in range(2):
+        np.testing.assert_array_equal(np.isnan(said.values[0, lead, 0, ..., 0]), unseen)
+        np.testing.assert_array_equal(said.source[0, lead] == Source.NONE, unseen)
+        np.testing.assert_array_equal(np.isnan(said.age[0, lead]), unseen)
+    assert said.age[0, 0, 22, 30] == 1
+    assert said.age[0, 0, 30, 30] == 0
+
+
+def test_a_shorter_horizon_is_the_start_of_the_whole_one(plain: Settings, make_network: Networks) -> None:
+    network, seen = make_network(plain, trained=True).bare, drifting(20, 24)
+    np.testing.assert_array_equal(network.predict(seen, 1).values, network.predict(seen, 2).values[:, :1])
+
+
+def test_more_than_a_network_learned_is_refused(plain: Settings, make_network: Networks) -> None:
+    network, seen = make_network(plain).bare, drifting(20, 24)
+    with pytest.raises(ModelError, match="forecasts 2 slots ahead, asked for 3: train again"):
+        network.predict(seen, 3)
+    one = Context(seen.values[:, 1:], seen.validity[:, 1:], seen.times[:, 1:], seen.ages[:, 1:])
+    with pytest.raises(NotEnoughFramesError, match="sees 2 frames, the context has 1"):
+        network.predict(one, 1)
+
+
+@pytest.mark.parametrize(("height", "width", "patch"), [(8, 12, 4), (9, 10, 4), (1, 1, 8), (7, 5, 1)])
+def test_a_network_gets_zeros_with_a_note_where_nothing_is_known(height: int, width: int, patch: int) -> None:
+    frames = np.random.default_rng(0).normal(size=(2, 3, height, width, 2)).astype(np.float16)
+    frames[:, 1, : height // 2] = np.nan
+    inputs = network_inputs(frames, np.zeros((2, 3), np.float64), patch)
+    assert {array.dtype for array in inputs.values()} == {np.dtype("float32")}
+    assert inputs["frames"].shape == (2, 3, -(-height // patch) * patch, -(-width // patch) * patch, 2)
+    inside = np.s_[:, :, :height, :width]
+    known = np.isfinite(frames)
+    np.testing.assert_array_equal(inputs["frames"][inside][known], frames[known])
+    np.testing.assert_array_equal(inputs["validity"][inside], known)
+    assert inputs["validity"].sum() == known.sum()
+    assert (inputs["frames"][inputs["validity"] == 0] == 0).all()
+
+
+def test_a_card_survives_json(two_bands: Settings, make_network: Networks) -> None:
+    card = make_network(two_bands).card
+    assert Card.from_json(card.to_json()) == card
+
+
+def flag() -> NDArray[np.uint16]:
+    """Looks different from every side."""
+    dn = np.full((48, 48), 200, np.uint16)
+    dn[5:30, 7] = 800
+    dn[5:12, 8:20] = 600
+    dn[33, 40] = 900
+    dn[:, 47] = NODATA
+    return dn
+
+
+def test_a_landmark_stays_at_its_pixel_through_the_network(
+    tmp_path: Path, tiny_settings: Callable[..., Settings], make_network: Networks
+) -> None:
+    settings = tiny_settings(tmp_path)
+    (tmp_path / "inbox").mkdir()
+    axis, grid = settings.axis.axis(), settings.grid.geobox()
+    for slot in range(3):
+        time = axis.valid_time(slot)
+        write_scene(tmp_path / "inbox" / f"synthetic_{time:%Y%m%dT%H%M}Z.tif", flag(), grid, time)
+    ingest(settings)
+    run = forecast(settings, make_network(settings).champion(tile=16))
+    for lead in ("0005", "0010"):
+        with rasterio.open(run / f"lead-{lead}m.tif") as file, rasterio.open(run / f"lead-{lead}m-quality.tif") as made:
+            np.testing.assert_array_equal(file.read(1), flag())
+            assert file.transform == grid.transform
+            assert file.read(1)[file.index(*(grid.transform @ (40.5, 33.5)))] == 900
+            assert set(np.unique(made.read(1)[:, :47])) == {Source.NETWORK}
