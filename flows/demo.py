@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("work/demo")
 CONFIG = "product.toml"
+WORKSPACE = "product"
 MARKER = ".cubecast-demo"
 FRAMES = 72
 HINDCASTS = 4
@@ -54,13 +55,13 @@ class Demo:
     @property
     def mlflow_command(self) -> str:
         """Opens the page with experiments and models."""
-        database = self.config.parent / "product" / "mlflow" / "mlflow.db"
+        database = self.config.parent / WORKSPACE / "mlflow" / "mlflow.db"
         return f"{_program('mlflow')} ui --backend-store-uri sqlite:///{database}"
 
     @property
     def prefect_command(self) -> str:
         """Opens the page with flow runs."""
-        return f"PREFECT_HOME={self.config.parent.resolve() / 'prefect'} {_program('prefect')} server start"
+        return f"PREFECT_HOME={_prefect_home(self.config.parent)} {_program('prefect')} server start"
 
 
 def demo(folder: Path) -> Demo:
@@ -102,6 +103,11 @@ def check(table: Sequence[verbs.ErrorRow]) -> None:
         raise NoSkillError(msg)
 
 
+def _prefect_home(folder: Path) -> Path:
+    """Inside the workspace, where ``cubecast up`` keeps Prefect too: so its pages show the demo's runs."""
+    return folder.resolve() / WORKSPACE / "prefect"
+
+
 def _program(name: str) -> str:
     """A command of this environment, as a user here can type it."""
     path = Path(sys.executable).with_name(name)
@@ -140,7 +146,7 @@ def _tuned(settings: Settings, folder: Path) -> Settings:
     product = {"name": "demo", "title": "Made-up clouds", "licence": "CC0-1.0", "attribution": "cubecast demo"}
     return settings.model_copy(
         update={
-            "workspace": folder.resolve() / "product",
+            "workspace": folder.resolve() / WORKSPACE,
             "product": settings.product.model_copy(update=product),
             "scenes": settings.scenes.model_copy(update={"available_tag": AVAILABLE_TAG}),
             "samples": settings.samples.model_copy(update={"horizon": 6, "test_fraction": 1 / 3}),
@@ -153,7 +159,7 @@ def _tuned(settings: Settings, folder: Path) -> Settings:
 def _use_prefect_in(folder: Path) -> None:
     """Prefect's own server for this process, with its database in the demo's folder; set before Prefect is imported."""
     os.environ |= {
-        "PREFECT_HOME": str(folder.resolve() / "prefect"),
+        "PREFECT_HOME": str(_prefect_home(folder)),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -133,7 +133,8 @@ def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = N
             progress=watcher.step,
         )
         watcher.enter("scoring the test part")
-        network = Network(fitted.model, material.card, ModelRef(settings.product.name, f"run {tracker.run_id[:8]}", "network"))
+        ref = ModelRef(settings.product.name, f"run {tracker.run_id[:8]}", "network")
+        network = Network(fitted.model, material.card, ref)
         scores = score(settings, material, network)
         skills = mean_skills(scores)
         good = beats_baselines(fitted.best["val_skill"], skills)
@@ -177,6 +178,8 @@ def prepare(settings: Settings, cube: Cube, watcher: Watcher) -> Material:
     network = network_spec(settings)
     grid = cube.layout.grid.shape
     parts = split(cube.observed(), settings.samples, (grid[0], grid[1]), settings.samples.block_buffer)
+    for area in (parts.training_area, parts.validation_area):
+        chip_size(area, settings.training.chip, settings.training.patch)  # refuses before the long work, not after it
     slots = sorted({slot for one in parts.training for slot in one.slots} & set(cube.observed().tolist()))
     statistics = measure(cube, slots, [parts.training_area])
     card = Card(network, statistics, settings.samples, settings.motion, tuple(band.name for band in settings.bands))

@@ -19,6 +19,7 @@ from pipeline.record import ModelRef
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.models.model import ModelInfo
 
 CHAMPION = "champion"
 CARD = "card.json"
@@ -85,20 +86,26 @@ class Registry:
             logged = mlflow_keras.log_model(model, name=MODEL, pip_requirements=_requirements())
         finally:
             mlflow.end_run(status="RUNNING")
-        version = self._new_version(logged.model_uri, tracker.run_id)
+        version = self._new_version(logged, tracker.run_id)
         promoted = good and self.champion_version() is None
         if promoted:
             self.client.set_registered_model_alias(self.model_name, CHAMPION, version)
         return Registered(self.model_name, version, tracker.run_id, promoted)
 
-    def _new_version(self, source: str, run_id: str) -> str:
+    def _new_version(self, logged: ModelInfo, run_id: str) -> str:
         from mlflow.exceptions import MlflowException
 
         try:
             self.client.get_registered_model(self.model_name)
         except MlflowException:
             self.client.create_registered_model(self.model_name)
-        return str(self.client.create_model_version(self.model_name, source, run_id=run_id).version)
+        made = self.client.create_model_version(
+            self.model_name,
+            logged.model_uri,
+            run_id=run_id,
+            model_id=logged.model_id,  # a server takes no uri without
+        )
+        return str(made.version)
 
     def champion_version(self) -> str | None:
         """Version of the champion, or None."""
@@ -220,8 +227,8 @@ def _readable(what: str) -> Iterator[None]:
     except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         msg = (
-            f"a champion's files can be read, but those of {what} cannot: {reason}. Restore MLflow's files, let the alias "
-            f"{CHAMPION!r} point to another version, or remove the alias and train again"
+            f"a champion's files can be read, but those of {what} cannot: {reason}. Restore MLflow's files, let the "
+            f"alias {CHAMPION!r} point to another version, or remove the alias and train again"
         )
         raise ModelError(msg) from error
 

@@ -69,14 +69,13 @@ def weights(fitted: Fitted) -> list[NDArray[np.float32]]:
 
 @pytest.mark.slow
 def test_an_easy_lesson_is_learned_and_the_same_seed_learns_it_alike() -> None:
-    spec = changed(steps_per_epoch=12, epochs=4)
-    first, again, other = train(spec), train(spec), train(changed(steps_per_epoch=12, epochs=4, seed=1))
+    """On one machine: equal sums in equal order, by as many threads."""
+    first, again = (train(changed(steps_per_epoch=12, epochs=4)) for _ in range(2))
     losses = [epoch["loss"] for epoch in first.history]
     assert losses[-1] < 0.5 * losses[0]
     assert first.best["val_skill"] > 0.7
     assert first.history == again.history
     assert all(np.array_equal(one, two) for one, two in zip(weights(first), weights(again), strict=True))
-    assert not all(np.array_equal(one, two) for one, two in zip(weights(first), weights(other), strict=True))
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -103,8 +102,10 @@ def test_a_training_without_time_left_stops_at_once_with_a_result() -> None:
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_a_training_of_a_single_step_is_a_training() -> None:
-    assert len(train(changed(epochs=1)).history) == 1
+def test_a_training_of_a_single_step_is_a_training_and_its_seed_matters() -> None:
+    one, other = train(changed(epochs=1)), train(changed(epochs=1, seed=1))
+    assert len(one.history) == len(other.history) == 1
+    assert one.history != other.history
 
 
 @pytest.mark.usefixtures("eagerly")
