@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from flows.verbs import ErrorRow, Progress, Trained
+    from flows.verbs import Progress, Trained
     from models.experiment import Watcher
     from models.training import Progress as TrainingProgress
     from pipeline.doctor import Finding
+    from pipeline.metrics import ErrorRow
 
 OUR_NAMES = ("forecast", "model")  # what is compared with the baselines, in a verification and in a training
 

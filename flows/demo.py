@@ -17,6 +17,7 @@ from pipeline.errors import CubecastError, NoSkillError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
+    from pipeline.metrics import ErrorRow
 
 FOLDER = Path("work/demo")
 CONFIG = "product.toml"
@@ -40,7 +41,7 @@ class Demo:
     config: Path
     runs: tuple[Path, ...]
     picture: Path
-    table: tuple[verbs.ErrorRow, ...]
+    table: tuple[ErrorRow, ...]
 
     def lines(self) -> list[str]:
         """Where everything lies, and how to open the pages."""
@@ -80,7 +81,7 @@ def demo(folder: Path) -> Demo:
     with console.training_bars() as training, watched(training=training):
         train.train(config)
     runs: list[Path] = []
-    inits = verbs.test_inits(config, HINDCASTS)
+    inits = verbs.unseen_inits(config, HINDCASTS)
     with console.progress_bar("forecasting, over the stretch that the training never saw") as progress:
         for init in inits:
             runs.append(Path(forecast.forecast(config, init)))
@@ -91,7 +92,7 @@ def demo(folder: Path) -> Demo:
     return Demo(config, tuple(runs), picture, verbs.verify(config).table)
 
 
-def check(table: Sequence[verbs.ErrorRow]) -> None:
+def check(table: Sequence[ErrorRow]) -> None:
     """Raises NoSkillError unless the forecasts beat persistence on the mean over leads."""
 
     def mean(name: str) -> float:

@@ -16,6 +16,7 @@ from flows.quiet import native_silence
 if TYPE_CHECKING:
     from models.experiment import Watcher
     from pipeline.doctor import Finding
+    from pipeline.metrics import ErrorRow
 
 Progress = Callable[[int, int], None]
 
@@ -38,17 +39,6 @@ class Ingested:
     states: dict[str, int]
     seen: dict[str, int]
     refused: tuple[Refused, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorRow:
-    """Mean absolute and root mean squared error at one lead and band, by predictor, in the unit of the band."""
-
-    lead_minutes: int
-    band: str
-    unit: str
-    mae: dict[str, float]
-    rmse: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +117,7 @@ def train(config: Path, *, watcher: Watcher | None = None) -> Trained:
         outcome.snapshot,
         len(outcome.history),
         max(epoch["val_skill"] for epoch in outcome.history),
-        tuple(ErrorRow(row.lead_minutes, row.band, row.unit, row.mae, row.rmse) for row in outcome.table(settings)),
+        tuple(outcome.table(settings)),
     )
 
 
@@ -187,7 +177,7 @@ def picture(config: Path, init: datetime, path: Path) -> Path:
     return draw_forecast(settings, network, init, path)
 
 
-def test_inits(config: Path, count: int) -> list[datetime]:
+def unseen_inits(config: Path, count: int) -> list[datetime]:
     """At most ``count`` init times, spread over the part of the cube that training never sees, truth included."""
     from pipeline.config import load
     from pipeline.cube import open_cube
@@ -211,8 +201,5 @@ def verify(config: Path, *, progress: Progress | None = None) -> Verified:
     from pipeline.config import load
     from pipeline.verify import verify as run
 
-    settings = load(config)
-    report = run(settings, progress=progress)
-    units = {band.name: band.units for band in settings.bands}
-    table = tuple(ErrorRow(r.lead_minutes, r.band, units[r.band], r.mae, r.rmse) for r in report.table())
-    return Verified(report.scored, len(report.runs), table)
+    report = run(load(config), progress=progress)
+    return Verified(report.scored, len(report.runs), tuple(report.table()))

@@ -18,15 +18,14 @@ from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
 from pipeline.evaluation import Scores, evaluate
-from pipeline.forecast import baselines, forecast_bands
+from pipeline.forecast import baselines, forecast_bands, outlet
 from pipeline.grid import Window
-from pipeline.metrics import skill
+from pipeline.metrics import ErrorRow, skill
 from pipeline.normalise import measure
 from pipeline.record import ModelRef
 from pipeline.samples import Sample, Split, split, thin
 from pipeline.specs import TrainingSpec
 from pipeline.store import CubeStore
-from pipeline.times import minutes
 
 VALIDATION_CHIPS = 48
 TEST_PIXELS = 8_000_000  # scored after every training: 4 init times of a full Meteosat frame, all of a small product
@@ -75,17 +74,6 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
-class TestRow:
-    """Errors at one lead and band over the test part, by predictor, in the unit of the band."""
-
-    lead_minutes: int
-    band: str
-    unit: str
-    mae: dict[str, float]
-    rmse: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a training came to.
 
@@ -103,9 +91,9 @@ class Outcome:
     snapshot: str
     good: bool
 
-    def table(self, settings: Settings) -> list[TestRow]:
+    def table(self, settings: Settings) -> list[ErrorRow]:
         """Errors over the test part by lead and band; empty where there are no scores."""
-        return [] if self.scores is None else _rows(self.scores, settings)
+        return [] if self.scores is None else self.scores.rows(outlet(settings).bands, settings.axis.cadence)
 
 
 def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = None) -> Outcome:
@@ -263,24 +251,10 @@ def _log_setup(tracker: Tracker, settings: Settings, material: Material) -> None
     )
 
 
-def _rows(scores: Scores, settings: Settings) -> list[TestRow]:
-    bands = [settings.bands[index] for index in forecast_bands(settings)]
-    return [
-        TestRow(
-            minutes((lead + 1) * settings.axis.cadence),
-            band.name,
-            band.units,
-            {name: float(sums.mae[lead, index]) for name, sums in scores.sums.items()},
-            {name: float(sums.rmse[lead, index]) for name, sums in scores.sums.items()},
-        )
-        for lead in range(settings.samples.horizon)
-        for index, band in enumerate(bands)
-    ]
-
-
 def _log_scores(tracker: Tracker, scores: Scores | None, settings: Settings) -> None:
     """One metric a predictor, measure and band; its step is the lead time in minutes."""
-    for row in [] if scores is None else _rows(scores, settings):
+    rows = [] if scores is None else scores.rows(outlet(settings).bands, settings.axis.cadence)
+    for row in rows:
         maes = {f"test_mae_{name}_{row.band}": value for name, value in row.mae.items()}
         rmses = {f"test_rmse_{name}_{row.band}": value for name, value in row.rmse.items()}
         tracker.metrics(maes | rmses, row.lead_minutes)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cube import Cube
-from pipeline.metrics import ErrorSums
+from pipeline.metrics import ErrorRow, ErrorSums
 from pipeline.predictor import Predictor
 from pipeline.samples import Sample, read_context, read_targets
-from pipeline.specs import SampleSpec
+from pipeline.specs import BandSpec, SampleSpec
+from pipeline.times import minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,26 @@ class Scores:
 
     sums: Mapping[str, ErrorSums]
     inits: int
+
+    def rows(self, bands: Sequence[BandSpec], cadence: timedelta) -> list[ErrorRow]:
+        """Mean errors by lead and band.
+
+        Args:
+            bands: the forecast bands.
+            cadence: one lead.
+        """
+        leads = range(len(next(iter(self.sums.values())).count))
+        return [
+            ErrorRow(
+                minutes((lead + 1) * cadence),
+                band.name,
+                band.units,
+                {name: float(sums.mae[lead, index]) for name, sums in self.sums.items()},
+                {name: float(sums.rmse[lead, index]) for name, sums in self.sums.items()},
+            )
+            for lead in leads
+            for index, band in enumerate(bands)
+        ]
 
 
 def evaluate(

@@ -65,6 +65,17 @@ class ErrorSums:
         return _ratio(self.signed, self.count)
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """Mean absolute and root mean squared error at one lead and band, by predictor, in the unit of the band."""
+
+    lead_minutes: int
+    band: str
+    unit: str
+    mae: dict[str, float]
+    rmse: dict[str, float]
+
+
 def mae(forecast: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
     """Mean absolute error at each lead time and band, over pixels valid in both.
 

@@ -14,10 +14,11 @@ from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
 from pipeline.errors import StoreError
 from pipeline.evaluation import errors
-from pipeline.forecast import baselines
-from pipeline.metrics import ErrorSums
+from pipeline.forecast import baselines, outlet
+from pipeline.metrics import ErrorRow, ErrorSums
 from pipeline.predictor import Context
 from pipeline.samples import Sample, read_context
+from pipeline.specs import BandSpec
 from pipeline.store import CubeStore
 from pipeline.times import parse_time, stamp
 
@@ -70,38 +71,25 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Mean errors at one lead and band over runs, by predictor."""
-
-    lead_minutes: int
-    band: str
-    runs: int
-    mae: dict[str, float]
-    rmse: dict[str, float]
-
-    def skill(self, baseline: str) -> float:
-        """Part of the baseline's mean absolute error that the forecast takes away."""
-        return 1 - self.mae[FORECAST] / self.mae[baseline] if self.mae[baseline] else float("nan")
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """What a verification did.
 
     Attributes:
         scored: leads of runs scored now.
         runs: every run with at least one score.
+        bands: the forecast bands.
         lost: keys of runs whose truth has come but whose snapshot of the cube cannot be opened any more (the cube was
             made again, or the snapshot expired): what they saw is gone, they keep the scores that they have.
     """
 
     scored: int
     runs: tuple[RunScores, ...]
+    bands: tuple[BandSpec, ...]
     lost: tuple[str, ...] = ()
 
-    def table(self) -> list[Row]:
+    def table(self) -> list[ErrorRow]:
         """Errors by lead and band, pooled over all runs."""
-        return tabulate(self.runs)
+        return tabulate(self.runs, self.bands)
 
 
 def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -120,6 +108,7 @@ def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = 
     return Report(
         sum(one.scored for one in checked),
         tuple(one.scores for one in checked if one.scores.scores),
+        outlet(settings).bands,
         tuple(one.scores.run_key for one in checked if one.lost),
     )
 
@@ -154,24 +143,25 @@ def _cube_of(settings: Settings, run: PublishedRun) -> Cube | None:
         return None
 
 
-def tabulate(scored: Iterable[RunScores]) -> list[Row]:
-    """Errors by lead and band, every pixel counting alike, over runs."""
+def tabulate(scored: Iterable[RunScores], bands: Iterable[BandSpec]) -> list[ErrorRow]:
+    """Errors by lead and band over runs, every pixel counting alike; ``bands`` know the units."""
+    units = {band.name: band.units for band in bands}
     pooled: dict[tuple[int, str], dict[str, list[Score]]] = {}
     for run in scored:
         for score in run.scores:
             by_name = pooled.setdefault((score.lead_minutes, score.band), {})
             by_name.setdefault(score.predictor, []).append(score)
-    return [_row(lead, band, by_name) for (lead, band), by_name in sorted(pooled.items())]
+    return [_row(lead, band, units[band], by_name) for (lead, band), by_name in sorted(pooled.items()) if band in units]
 
 
-def _row(lead: int, band: str, by_name: dict[str, list[Score]]) -> Row:
+def _row(lead: int, band: str, unit: str, by_name: dict[str, list[Score]]) -> ErrorRow:
     def mean(name: str, part: str) -> float:
         pixels = sum(score.pixels for score in by_name[name])
         return sum(getattr(score, part) for score in by_name[name]) / pixels if pixels else float("nan")
 
     mae = {name: mean(name, "absolute") for name in by_name}
     rmse = {name: mean(name, "squared") ** 0.5 for name in by_name}
-    return Row(lead, band, len(by_name[FORECAST]), mae, rmse)
+    return ErrorRow(lead, band, unit, mae, rmse)
 
 
 def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int], seen: Cube) -> list[Score]:

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from flows import verbs
 from flows.demo import check, demo, write_product
 from pipeline.config import load
 from pipeline.errors import CubecastError, NoSkillError
+from pipeline.metrics import ErrorRow
 
 
-def row(forecast: float, persistence: float) -> verbs.ErrorRow:
+def row(forecast: float, persistence: float) -> ErrorRow:
     errors = {"forecast": forecast, "persistence": persistence, "extrapolation": 1.0}
-    return verbs.ErrorRow(5, "reflectance", "1", errors, errors)
+    return ErrorRow(5, "reflectance", "1", errors, errors)
 
 
 def test_a_model_that_does_not_beat_persistence_is_an_error() -> None:
