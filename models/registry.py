@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.prediction import Card, Network
 from pipeline.config import Settings
 from pipeline.errors import ModelError, ServiceError
 from pipeline.forecast import forecast_bands
@@ -20,6 +19,8 @@ from pipeline.record import ModelRef
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models.model import ModelInfo
+
+    from models.prediction import Card, Network
 
 CHAMPION = "champion"
 CARD = "card.json"
@@ -128,6 +129,8 @@ class Registry:
         version = self.champion_version()
         if version is None:
             return None
+        from models.prediction import Network  # Keras and TensorFlow, 13 CPU-seconds: only where there is a champion
+
         what = f"{self.model_name} version {version}"
         with _readable(what):
             card = self._card(version)
@@ -136,6 +139,8 @@ class Registry:
             return Network(self._model(version), card, ModelRef(self.model_name, version, "network"))
 
     def _card(self, version: str) -> Card:
+        from models.prediction import Card
+
         entry = self.client.get_model_version(self.model_name, version)
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(str(entry.run_id), f"{CARD_FOLDER}/{CARD}", folder)
