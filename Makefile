@@ -47,9 +47,9 @@ up: $(READY)
 
 # Resolved for Python 3.11 to 3.13 on Linux and macOS; hashes, and no line that names a registry.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-header --custom-compile-command "make lock"
+	--extra build --no-header --custom-compile-command "make lock"
 lock: $(READY)
-	$(LOCK) $(LOCKS)/uv.in -o $(LOCKS)/uv.txt
+	$(subst --extra build,,$(LOCK)) $(LOCKS)/uv.in -o $(LOCKS)/uv.txt
 	$(LOCK) pyproject.toml --extra cpu --extra dev -o $(LOCKS)/cpu.txt
 	$(LOCK) pyproject.toml --constraint $(LOCKS)/cpu.txt -o $(LOCKS)/base.txt
 	$(LOCK) pyproject.toml --constraint $(LOCKS)/cpu.txt --extra gpu --extra dev -o $(LOCKS)/gpu.txt

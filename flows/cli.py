@@ -13,6 +13,8 @@ import typer
 
 USER_FAULT = 1
 CONFIG_FAULT = 2
+INTERRUPTED = 130
+LEARNING = {"keras", "tensorflow"}
 
 app = typer.Typer(
     name="cubecast",
@@ -30,23 +32,35 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 @contextmanager
 def errors(*, debug: bool) -> Iterator[None]:
-    """Errors that a user can mend become one text and an exit code: 2 for the configuration, 1 for the rest."""
-    from pipeline.errors import ConfigError, CubecastError
-
+    """Errors become one text and an exit code: 2 for the configuration, 1 for the rest, 130 for Ctrl-C."""
     try:
         yield
-    except CubecastError as error:
-        if debug:
-            raise
-        from flows.console import fail
-
-        fail(error)
-        raise typer.Exit(CONFIG_FAULT if isinstance(error, ConfigError) else USER_FAULT) from None
+    except (typer.Exit, typer.Abort):
+        raise
     except KeyboardInterrupt:
         if debug:
             raise
         typer.echo("interrupted; what was committed or published stays", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if debug:
+            raise
+        from flows.console import fail
+        from pipeline.errors import ConfigError
+
+        fail(explain(error))
+        raise typer.Exit(CONFIG_FAULT if isinstance(error, ConfigError) else USER_FAULT) from None
+
+
+def explain(error: Exception) -> str:
+    """What to tell a user: our own errors speak for themselves."""
+    from pipeline.errors import CubecastError
+
+    if isinstance(error, CubecastError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in LEARNING:
+        return f"this needs {error.name}, which the base installation leaves out: install the extra cpu or gpu"
+    return f"a fault of cubecast's own, {type(error).__name__}: {error}. --debug shows where"
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,6 @@ class Registry:
     def register(self, tracker: MlflowTracker, model: Any, card: Card, *, good: bool) -> Registered:
         """Logs a network with its card and registers it; the first good one becomes champion."""
         import mlflow
-        from mlflow import keras as mlflow_keras
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / CARD
@@ -84,7 +84,7 @@ class Registry:
             tracker.artifact(path, CARD_FOLDER)
         mlflow.start_run(run_id=tracker.run_id)  # log_model knows no other way to name the run
         try:
-            logged = mlflow_keras.log_model(model, name=MODEL, pip_requirements=_requirements())
+            logged = _keras_flavour().log_model(model, name=MODEL, pip_requirements=_requirements())
         finally:
             mlflow.end_run(status="RUNNING")
         version = self._new_version(logged, tracker.run_id)
@@ -147,9 +147,7 @@ class Registry:
             return Card.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def _model(self, version: str) -> Any:
-        from mlflow import keras as mlflow_keras
-
-        return mlflow_keras.load_model(f"models:/{self.model_name}/{version}")
+        return _keras_flavour().load_model(f"models:/{self.model_name}/{version}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +211,16 @@ def _artifacts(settings: Settings, uri: str, name: str) -> str | None:
     if not uri.startswith("sqlite:"):
         return None
     return (settings.paths.mlflow / "artifacts" / name).as_uri()
+
+
+def _keras_flavour() -> Any:
+    """MLflow's Keras module, without the warning about MLflow's own type hints that its first use prints."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
+        from mlflow import keras, pyfunc
+
+        assert pyfunc.__name__  # a lazy module: only now it is imported
+    return keras
 
 
 def _requirements() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
+from flows.cli import app, explain
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
 
@@ -127,3 +127,11 @@ def test_doctor_fails_on_a_fault_and_says_what_to_do(config: Path, scenes: Path)
     done = cubecast("doctor", "--config", config)
     assert done.exit_code == 1
     assert "->" in done.output
+
+
+def test_an_installation_without_tensorflow_is_told_what_to_install() -> None:
+    assert "extra cpu or gpu" in explain(ModuleNotFoundError("No module named 'keras'", name="keras"))
+
+
+def test_a_fault_of_our_own_is_no_traceback_but_says_how_to_get_one() -> None:
+    assert explain(ValueError("boom")) == "a fault of cubecast's own, ValueError: boom. --debug shows where"
