@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import tempfile
@@ -217,10 +218,8 @@ def _keras_flavour() -> Any:
     """MLflow's Keras module, without the warning about MLflow's own type hints that its first use prints."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
-        from mlflow import keras, pyfunc
-
-        assert pyfunc.__name__  # a lazy module: only now it is imported
-    return keras
+        importlib.import_module("mlflow.pyfunc")
+    return importlib.import_module("mlflow.keras")
 
 
 def _requirements() -> list[str]:
