@@ -151,9 +151,9 @@ def findings(found: Sequence[Finding]) -> None:
         out().print(line + (f"\n        -> {_escaped(one.fix)}" if one.fix else ""))
 
 
-def fail(error: Exception) -> None:
-    """Prints an error as its text."""
-    err().print(f"[red]error:[/red] {_escaped(str(error))}")
+def fail(text: str) -> None:
+    """Prints an error."""
+    err().print(f"[red]error:[/red] {_escaped(text)}")
 
 
 def _escaped(text: str) -> str:
