@@ -194,6 +194,8 @@ def verify(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption
             console.as_json(done)
             return
         console.out().print(f"{done.scored} lead(s) scored now, {done.runs} run(s) with scores")
+        if done.lost:
+            console.out().print(f"{len(done.lost)} run(s) can never be scored: the cube that they saw is gone")
         if done.table:
             console.out().print(console.error_table(done.table, "Mean absolute error of published forecasts"))
 

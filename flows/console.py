@@ -136,11 +136,14 @@ def lead_text(minutes: int) -> str:
 
 def trained_lines(trained: Trained) -> list[str]:
     """What a training came to, in sentences."""
-    role = "now the champion" if trained.champion else "registered beside the champion"
+    role = "now the champion" if trained.champion else "registered, not the champion"
     gain = (
         f"{100 * trained.validation_skill:+.1f} % of the extrapolation's squared error taken away on validation chips"
     )
-    return [f"{trained.model} version {trained.version}, {role}: {trained.epochs} epochs, {gain}"]
+    lines = [f"{trained.model} version {trained.version}, {role}: {trained.epochs} epochs, {gain}"]
+    if not trained.good:
+        lines.append("It does not beat both baselines: forecasts do without it. More scenes or epochs may help.")
+    return lines
 
 
 def findings(found: Sequence[Finding]) -> None:

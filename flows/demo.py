@@ -159,8 +159,10 @@ def _tuned(settings: Settings, folder: Path) -> Settings:
 
 def _use_prefect_in(folder: Path) -> None:
     """Prefect's own server for this process, with its database in the demo's folder; set before Prefect is imported."""
+    home = _prefect_home(folder)
+    home.mkdir(parents=True)  # Prefect's server dies where its parent is missing
     os.environ |= {
-        "PREFECT_HOME": str(_prefect_home(folder)),
+        "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

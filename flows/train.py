@@ -20,7 +20,7 @@ def train_network(config: Path) -> verbs.Trained:
 def train(config: Path) -> str:
     """Trains the attention ConvLSTM on the newest snapshot, records it in MLflow and registers it.
 
-    The first version that beats extrapolation on the validation part becomes champion.
+    The first version that beats both baselines, on validation chips and over the test part, becomes champion.
 
     Args:
         config: TOML file of the product.

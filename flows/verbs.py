@@ -43,12 +43,16 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of a training: the model version, its MLflow run, and its errors over the test part."""
+    """What came of a training: the model version, its MLflow run, and its errors over the test part.
+
+    ``good``: it beats both baselines, on the validation chips and over the test part; only such a one can be champion.
+    """
 
     model: str
     version: str
     run_id: str
     champion: bool
+    good: bool
     snapshot: str
     epochs: int
     validation_skill: float
@@ -67,11 +71,15 @@ class Forecasted:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What came of a verification: leads scored now, runs with scores, errors by lead over all of them."""
+    """What came of a verification: leads scored now, runs with scores, errors by lead over all of them.
+
+    ``lost``: keys of runs that cannot be scored any more, because the snapshot that they saw is gone.
+    """
 
     scored: int
     runs: int
     table: tuple[ErrorRow, ...]
+    lost: tuple[str, ...]
 
 
 def ingest(config: Path, *, progress: Progress | None = None) -> Ingested:
@@ -114,6 +122,7 @@ def train(config: Path, *, watcher: Watcher | None = None) -> Trained:
         registered.version,
         registered.run_id,
         registered.champion,
+        outcome.good,
         outcome.snapshot,
         len(outcome.history),
         max(epoch["val_skill"] for epoch in outcome.history),
@@ -202,4 +211,4 @@ def verify(config: Path, *, progress: Progress | None = None) -> Verified:
     from pipeline.verify import verify as run
 
     report = run(load(config), progress=progress)
-    return Verified(report.scored, len(report.runs), tuple(report.table()))
+    return Verified(report.scored, len(report.runs), tuple(report.table()), report.lost)

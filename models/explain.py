@@ -65,7 +65,7 @@ def attention_maps(predictor: NetworkPredictor, card: Card, context: Context, ti
         predictor: the network itself, without wrappers.
         card: what its weights mean.
         context: as observed, of one init time, in the units of the bands.
-        tile: pixels a side that are looked at at once, as in :func:`models.prediction.assemble`.
+        tile: pixels a side that are looked at at once, as in :meth:`models.prediction.Network.champion`.
 
     Raises:
         NotEnoughFramesError: the context has another number of frames than the network.
