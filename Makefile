@@ -11,7 +11,7 @@ export PYTHONSAFEPATH := 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    synthetic scenes -> ingest -> train -> forecast -> verify, about 5 minutes"
+	@echo "make demo    synthetic scenes -> ingest -> train -> forecast -> verify, 2 to 4 minutes"
 	@echo "make test    every test"
 	@echo "make check   lint, types, layers, quick tests"
 	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,7 +230,13 @@ def _time(text: str):  # noqa: ANN202 - datetime is not imported at start-up
         raise CubecastError(f"--init: {error}") from None
 
 
+def _terminated(number: int, _: object) -> None:
+    """An order to stop ends as an exception, so that what is open is closed: a training's record says FAILED."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on every import
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(app(standalone_mode=True))

@@ -137,10 +137,11 @@ def lead_text(minutes: int) -> str:
 def trained_lines(trained: Trained) -> list[str]:
     """What a training came to, in sentences."""
     role = "now the champion" if trained.champion else "registered, not the champion"
-    gain = (
-        f"{100 * trained.validation_skill:+.1f} % of the extrapolation's squared error taken away on validation chips"
-    )
-    lines = [f"{trained.model} version {trained.version}, {role}: {trained.epochs} epochs, {gain}"]
+    change = f"{100 * abs(trained.validation_skill):.1f} % {'below' if trained.validation_skill > 0 else 'above'}"
+    lines = [
+        f"{trained.model} version {trained.version}, {role}: {trained.epochs} epochs, "
+        f"squared error on validation chips {change} the extrapolation's"
+    ]
     if not trained.good:
         lines.append("It does not beat both baselines: forecasts do without it. More scenes or epochs may help.")
     return lines

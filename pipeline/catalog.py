@@ -88,10 +88,10 @@ def publish(
     Raises:
         PublishError: a check failed, a lead is empty or infinite, shapes do not fit, or the disk did not keep a file.
     """
+    there = published(run, outlet)
+    if there is not None:
+        return there
     folder = run_folder(run, outlet)
-    if (folder / MANIFEST).is_file():
-        _show(folder, outlet)  # completes a publish that died after its rename
-        return folder
     _refuse_faults(forecast, run, outlet, checks)
     with _staging(outlet.root, run_key(run, outlet)) as stage:
         leads = [_write_lead(stage, forecast, run, outlet, index) for index in range(forecast.values.shape[1])]
@@ -102,6 +102,15 @@ def publish(
         (stage / MANIFEST).write_text(_json(_manifest(forecast, run, outlet, leads) | made), encoding="utf-8")
         durable.sync_tree(stage)
         _show(folder, outlet, stage)
+    return folder
+
+
+def published(run: RunRecord, outlet: Outlet) -> Path | None:
+    """Folder of this very run, if it is there already; completes a publish that died after its rename."""
+    folder = run_folder(run, outlet)
+    if not (folder / MANIFEST).is_file():
+        return None
+    _show(folder, outlet)
     return folder
 
 
