@@ -60,7 +60,8 @@ def progress_bar(what: str) -> Iterator[Progress]:
     try:
         yield tell
     finally:
-        bars.stop()
+        if bars.live.is_started:
+            bars.stop()
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def error_table(rows: Sequence[ErrorRow], title: str) -> Table:
         cells += [lead_text(row.lead_minutes), f"{ours:.4g}"]
         for baseline in ("extrapolation", "persistence"):
             theirs = row.mae[baseline]
-            cells += [f"{theirs:.4g}", f"{100 * (ours / theirs - 1):+.0f} %" if theirs else "-"]
+            cells += [f"{theirs:.4g}", f"{round(100 * (ours / theirs - 1)):+d} %" if theirs else "-"]
         table.add_row(*cells)
     return table
 

@@ -156,7 +156,8 @@ def open_geotiff(path: Path) -> Iterator[DatasetReader]:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path, driver="GTiff", sharing=False) as dataset:
             yield dataset
     except RasterioError as error:
-        raise SceneError("unreadable", f"{error.__cause__ or error}") from None
+        said = str(error.__cause__ or error).replace(str(path), path.name)  # our private copy is nobody's business
+        raise SceneError("unreadable", said) from None
 
 
 def identify(staged: Staged, spec: SceneSpec) -> Scene:
