@@ -219,7 +219,7 @@ def test_times_without_zone_are_utc() -> None:
 def test_the_examples_are_valid_and_stay_in_their_place(name: str) -> None:
     settings = load(EXAMPLES / f"{name}.toml")
     assert settings.product.name == name
-    assert settings.workspace == EXAMPLES.parents[1] / "work" / name
-    assert settings.scenes.folder.parents[1] == EXAMPLES.parents[2] / "shared"
+    assert settings.workspace == (EXAMPLES.parents[1] / "work" / name).resolve()
+    assert settings.scenes.folder.parents[1] == (EXAMPLES.parents[2] / "shared").resolve()
     assert settings.product.attribution
     assert settings.product.providers
