@@ -142,14 +142,15 @@ def write_product(folder: Path) -> Path:
 
 def _tuned(settings: Settings, folder: Path) -> Settings:
     """What no look at the scenes can tell, and a training that fits a demo's time."""
-    from pipeline.synthetic_scenes import AVAILABLE_TAG
+    from pipeline.synthetic_scenes import AVAILABLE_TAG, PATTERN, TIME_FORMAT
 
     product = {"name": "demo", "title": "Made-up clouds", "licence": "CC0-1.0", "attribution": "cubecast demo"}
+    scenes = {"pattern": PATTERN, "time_format": TIME_FORMAT, "available_tag": AVAILABLE_TAG}  # copies are scenes too
     return settings.model_copy(
         update={
             "workspace": folder.resolve() / WORKSPACE,
             "product": settings.product.model_copy(update=product),
-            "scenes": settings.scenes.model_copy(update={"available_tag": AVAILABLE_TAG}),
+            "scenes": settings.scenes.model_copy(update=scenes),
             "samples": settings.samples.model_copy(update={"horizon": 6, "test_fraction": 1 / 3}),
             "forecast": settings.forecast.model_copy(update={"delay": timedelta(minutes=3)}),
             "training": settings.training.model_copy(update={"epochs": 8, "steps_per_epoch": 40}),

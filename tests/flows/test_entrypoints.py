@@ -123,7 +123,9 @@ def test_the_ingest_flow_ingests_and_the_verify_flow_verifies(prefect_server: No
 @pytest.mark.server
 def test_a_flow_returns_the_key_of_what_it_made(prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("keras")
-    trained = verbs.Trained("sky", "3", "run", True, "snapshot", 1, 0.1, ())
+    trained = verbs.Trained(
+        "sky", "3", "run", champion=True, good=True, snapshot="s", epochs=1, validation_skill=0.1, test=()
+    )
     monkeypatch.setattr(verbs, "train", lambda config, *, watcher: trained)
     monkeypatch.setattr(verbs, "forecast", lambda config, *, init: verbs.Forecasted("folder", "init", "model", ()))
     assert train(Path("a.toml")) == "models:/sky/3"
