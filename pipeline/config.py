@@ -26,6 +26,7 @@ from pipeline.specs import (
     SampleSpec,
     SceneSpec,
     ServiceSpec,
+    StoreSpec,
     TrackingSpec,
     TrainingSpec,
 )
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     bands: tuple[BandSpec, ...] = Field(min_length=1)
     grid: GridSpec
     axis: AxisSpec
+    store: StoreSpec = StoreSpec()
     samples: SampleSpec = SampleSpec()
     motion: MotionSpec = MotionSpec()
     training: TrainingSpec = TrainingSpec()

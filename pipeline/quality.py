@@ -17,9 +17,31 @@ class Quality(IntFlag):
     MISSING = 1
     """No band has a value (nodata, NaN, or no scene at all)."""
     MASKED = 2
-    """The scene's mask (cloud, shadow) covers it."""
+    """The scene's mask (cloud, shadow) covers it, or a rule of the firewall takes it out."""
     OUT_OF_RANGE = 4
     """A band's value lies outside its physical range; the value is kept."""
+    SATURATED = 8
+    """A band's value is the sensor's largest; usable unless MASKED as well."""
+    LOST = 16
+    """It lies in a block or line that was lost on the way: zeros, or one value, where no tag declares nodata."""
+    STUCK = 32
+    """Its scene repeats an earlier one (a property of the whole scene)."""
+    LEVEL = 64
+    """Its scene is shifted against the scenes before it (a property of the whole scene)."""
+    NIGHT = 128
+    """The sun is below the horizon and a band is visible light; usable unless MASKED as well."""
+
+
+HIDING = Quality.MISSING | Quality.MASKED | Quality.OUT_OF_RANGE | Quality.LOST | Quality.STUCK | Quality.LEVEL
+"""Bits that make a pixel unusable."""
+
+OF_THE_SCENE = Quality.STUCK | Quality.LEVEL
+"""Bits that all pixels of a scene share; which they are depends on the other scenes of the cube."""
+
+
+def unusable(quality: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a pixel must not be used. Same shape."""
+    return (quality & np.uint8(HIDING)) != 0
 
 
 def missing(data: NDArray, band: BandSpec) -> NDArray[np.bool_]:

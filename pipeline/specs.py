@@ -71,10 +71,46 @@ class MaskSpec(Spec):
     values: tuple[int, ...] = Field(default=(1,), min_length=1, description="Mask values that make a pixel unusable")
 
 
+class FirewallSpec(Spec):
+    """What is done about pixels and scenes that cannot be true.
+
+    ``flag`` sets a bit of the quality array and leaves the pixel usable, ``mask`` sets the bit and makes it unusable,
+    ``quarantine`` refuses the scene.
+    """
+
+    zeros_are_values: bool | None = Field(
+        default=None,
+        description="A DN of 0 is a measurement (radar: no echo), not a hole; absent: yes for rain and reflectivity",
+    )
+    all_nodata: Literal["off", "quarantine"] = Field(default="quarantine", description="A scene without any value")
+    all_zero: Literal["off", "quarantine"] = Field(
+        default="quarantine", description="A scene of zeros, where zeros are no values"
+    )
+    lost: Literal["off", "mask", "quarantine"] = Field(
+        default="mask", description="Rectangles of zeros that no tag declares, and lines of one value (lost blocks)"
+    )
+    out_of_range: Literal["mask", "quarantine"] = Field(
+        default="quarantine", description="A scene most of which lies outside valid_min and valid_max"
+    )
+    saturation: Literal["off", "flag", "mask"] = Field(default="flag", description="Pixels at the sensor's upper end")
+    stuck: Literal["off", "mask"] = Field(default="mask", description="A scene that repeats an earlier one")
+    level: Literal["off", "mask"] = Field(
+        default="mask", description="A scene all of whose values are shifted against the scenes before it"
+    )
+    night: Literal["off", "flag", "mask"] = Field(
+        default="mask", description="Visible bands with the sun below the horizon"
+    )
+
+
 class SceneSpec(Spec):
     """Where scenes lie and how their names and tags are read."""
 
-    folder: Path = Field(description="Inbox of GeoTIFF scenes")
+    folder: Path = Field(default=Path("inbox"), description="Inbox of GeoTIFF scenes")
+    url: str = Field(
+        default="",
+        pattern=r"^([a-z0-9+]+://.+)?$",
+        description="Inbox beyond this machine, as fsspec writes it (s3://bucket/prefix), instead of folder",
+    )
     pattern: str = Field(
         default="*{time}.tif",
         description="File name with {time} where the acquisition time stands and {tile} where a tile's name does; "
@@ -93,7 +129,16 @@ class SceneSpec(Spec):
         ge=timedelta(0),
         description="From acquisition to availability where no tag says it (ISO 8601)",
     )
+    settle: timedelta = Field(
+        default=timedelta(seconds=1),
+        ge=timedelta(0),
+        description="A file that changed later than this ago is looked at twice before it is read (ISO 8601)",
+    )
+    off_grid: Literal["refuse", "warp"] = Field(
+        default="refuse", description="A scene of another grid: refuse it, or warp it onto the cube's"
+    )
     mask: MaskSpec | None = Field(default=None, description="Masks beside the scenes")
+    firewall: FirewallSpec = Field(default=FirewallSpec(), description="What is done about impossible pixels")
 
     @field_validator("pattern")
     @classmethod
@@ -142,6 +187,9 @@ class BandSpec(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name in the cube and in the forecasts")
     index: int = Field(default=1, ge=1, description="Band number in the scene, from 1")
+    source: str = Field(
+        default="", description="The band's name in the scene, which then decides instead of its number"
+    )
     dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"] = Field(
         description="Type of the DN"
     )
@@ -150,6 +198,24 @@ class BandSpec(Spec):
     offset: float = Field(default=0.0, description="DN to unit: addend")
     nodata: float | None = Field(
         default=None, description="DN of a missing pixel (nan for floats); absent: all are valid"
+    )
+    special: tuple[float, ...] = Field(default=(), description="Further DN that are no values (undetected, off disc)")
+    declared: tuple[float, float] | None = Field(
+        default=None, description="Scale and offset that the scenes themselves declare; another scale is refused"
+    )
+    saturated: float | None = Field(
+        default=None,
+        description="DN from which the sensor is saturated; absent: the type's largest, unless it is nodata",
+    )
+    visible: bool = Field(default=False, description="Reflected sunlight: at night it shows nothing")
+    period: timedelta | None = Field(
+        default=None, gt=timedelta(0), description="Accumulations: over how long (ISO 8601)"
+    )
+    time_labels: Literal["start", "end"] = Field(
+        default="end", description="Accumulations: which end of the period the scene's time names"
+    )
+    resampling: Literal["nearest", "bilinear", "cubic", "average", "mode"] = Field(
+        default="bilinear", description="How a scene of another grid is warped; categories: nearest or mode"
     )
     valid_min: float | None = Field(default=None, description="Smallest possible physical value")
     valid_max: float | None = Field(default=None, description="Largest possible physical value")
@@ -184,6 +250,16 @@ class BandSpec(Spec):
             return float("nan")
         info = np.iinfo(self.dtype)
         return float(info.min if info.min < 0 else info.max)
+
+
+class StoreSpec(Spec):
+    """Where the cube lies. Credentials come from the environment (AWS_ACCESS_KEY_ID and so on)."""
+
+    url: str = Field(
+        default="", pattern=r"^(s3://[^/]+/.+)?$", description="s3://bucket/prefix; empty: the workspace's folder"
+    )
+    endpoint: str = Field(default="", description="Address of an S3-compatible server; empty: AWS")
+    region: str = Field(default="us-east-1", description="Region of the bucket")
 
 
 class GridSpec(Spec):
@@ -304,3 +380,4 @@ class ServiceSpec(Spec):
 
     prefect_port: int = Field(default=4200, ge=1024, le=65535, description="Port of `cubecast up`'s Prefect server")
     mlflow_port: int = Field(default=5000, ge=1024, le=65535, description="Port of `cubecast up`'s MLflow server")
+    dask: str = Field(default="", description="Address of a dask scheduler (tcp://host:8786); empty: threads")
