@@ -7,13 +7,15 @@ BIN := $(ENV)/bin
 READY := $(ENV)/.ready-$(EXTRA)
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check up lock clean help
+.PHONY: demo test check faults bench up lock clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    synthetic scenes -> ingest -> train -> forecast -> verify, 2 to 4 minutes"
 	@echo "make test    every test"
 	@echo "make check   lint, types, layers, quick tests"
+	@echo "make faults  kills, full disks, power cuts, hostile files, flipped bits; an hour; table in build/faults.json"
+	@echo "make bench   ingest, appends and reads against their peers; half an hour; figures in build/bench"
 	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"
 	@echo "make lock    resolve the requirements again"
 
@@ -41,6 +43,12 @@ check: $(READY)
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry .
 	@$(BIN)/pytest -m "not slow and not server"
+
+faults: $(READY)
+	@CUBECAST_FAULTS=full $(BIN)/pytest --timeout=7200 tests/faults
+
+bench: $(READY)
+	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 up: $(READY)
 	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG))

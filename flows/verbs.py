@@ -189,12 +189,11 @@ def picture(config: Path, init: datetime, path: Path) -> Path:
 def unseen_inits(config: Path, count: int) -> list[datetime]:
     """At most ``count`` init times, spread over the part of the cube that training never sees, truth included."""
     from pipeline.config import load
-    from pipeline.cube import open_cube
+    from pipeline.cube import open_cube, store_of
     from pipeline.samples import split, thin
-    from pipeline.store import CubeStore
 
     settings = load(config)
-    cube = open_cube(CubeStore(settings.paths.cube))
+    cube = open_cube(store_of(settings))
     shape = (settings.grid.height, settings.grid.width)
     parts = split(cube.observed(), settings.samples, shape, settings.samples.block_buffer)
     tests = [one for one in parts.test if one.targets[-1] < cube.size]

@@ -8,13 +8,12 @@ from pathlib import Path
 from models.explain import AttentionMaps, attention_maps, write_attention
 from models.prediction import Network
 from pipeline.config import Settings
-from pipeline.cube import Cube, open_cube
+from pipeline.cube import Cube, open_cube, store_of
 from pipeline.episode import Episode
 from pipeline.forecast import forecast_bands, ladder, look
 from pipeline.picture import write_picture
 from pipeline.predictor import Context
 from pipeline.samples import Sample, read_context, read_targets
-from pipeline.store import CubeStore
 from pipeline.times import from_seconds, minutes
 
 
@@ -40,7 +39,7 @@ def draw_forecast(settings: Settings, network: Network, init: datetime, path: Pa
     Raises:
         NotEnoughFramesError: nothing to start from.
     """
-    cube = open_cube(CubeStore(settings.paths.cube))
+    cube = open_cube(store_of(settings))
     then = look(settings, cube, init)
     context = read_context(then.cube, then.sample, settings.samples)
     maps = attention_maps(network.bare, network.card, context, settings.forecast.tile)

@@ -16,7 +16,7 @@ from models.registry import Registered, Registry
 from models.training import Progress, Tracker, fit
 from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
 from pipeline.config import Settings
-from pipeline.cube import Cube, open_cube
+from pipeline.cube import Cube, open_cube, store_of
 from pipeline.evaluation import Scores, evaluate
 from pipeline.forecast import baselines, forecast_bands, outlet
 from pipeline.grid import Window
@@ -25,7 +25,6 @@ from pipeline.normalise import measure
 from pipeline.record import ModelRef
 from pipeline.samples import Sample, Split, split, thin
 from pipeline.specs import TrainingSpec
-from pipeline.store import CubeStore
 
 VALIDATION_CHIPS = 48
 TEST_PIXELS = 8_000_000  # scored after every training: 4 init times of a full Meteosat frame, all of a small product
@@ -106,8 +105,10 @@ def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = N
         StoreError: there is no cube.
     """
     watcher = watcher or Watcher()
-    cube = open_cube(CubeStore(settings.paths.cube))
+    store = store_of(settings)
+    cube = open_cube(store)
     with registry.run(f"train {cube.snapshot[:8]}") as tracker:
+        store.tag(f"training-{tracker.run_id}", cube.snapshot)  # expiry leaves alone what a model was made from
         watcher.enter("aligning frames along the motion")
         material = prepare(settings, cube, watcher)
         _log_setup(tracker, settings, material)

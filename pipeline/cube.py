@@ -1,8 +1,8 @@
-"""The cube: write windows of a slot, keep the scenes table, read frames in physical units, also as of a past time."""
+"""The cube: write windows of a slot, read frames in physical units, also as of a past time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,31 +13,17 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline import schema
+from pipeline.compose import Pixels, compose, scene_pixels, slot_pixels
+from pipeline.config import Settings
 from pipeline.errors import StoreError
 from pipeline.grid import Window
-from pipeline.quality import missing
+from pipeline.quality import missing, unusable
 from pipeline.scene import Scene
-from pipeline.schema import SCENE_COLUMNS, UNKNOWN_TIME, BandGroup, Layout
+from pipeline.scenetable import SceneRow, SceneTable, best_first, shown_at
+from pipeline.schema import UNKNOWN_TIME, BandGroup, Layout
 from pipeline.specs import BandSpec
 from pipeline.store import CubeStore
-from pipeline.times import from_seconds, seconds
-
-
-@dataclass(frozen=True, slots=True)
-class SceneRow:
-    """A scene's place in the cube.
-
-    Attributes:
-        scene: the scene.
-        slot: where it lies on the time axis.
-        valid_fraction: part of the grid's pixels for which it has a good value, 0 to 1.
-        superseded: another version has taken its place.
-    """
-
-    scene: Scene
-    slot: int
-    valid_fraction: float
-    superseded: bool = False
+from pipeline.times import seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,47 +55,31 @@ def grow(root: zarr.Group, layout: Layout, slots: int) -> None:
         _array(arrays, "time")[size:] = seconds(first) + np.arange(size, slots) * int(cadence.total_seconds())
 
 
-def write_window(
-    root: zarr.Group, group: BandGroup, slot: int, window: Window, data: NDArray, quality: NDArray[np.uint8]
-) -> None:
-    """Writes one window of one slot: ``data (band, y, x)`` in DN, ``quality (y, x)``."""
-    rows, columns = window.slices
-    _array(root, f"{group.name}/data")[slot, :, rows, columns] = data
-    _array(root, f"{group.name}/quality")[slot, rows, columns] = quality
-
-
-def write_acquired(root: zarr.Group, layout: Layout, slot: int, acquired: datetime) -> None:
-    """Notes the exact acquisition time of a slot's best scene."""
+def grow_layers(root: zarr.Group, layout: Layout, layers: int) -> None:
+    """Makes room for ``layers`` layers; new ones hold nothing of their own."""
     for group in layout.groups:
-        _array(root, f"{group.name}/acquired")[slot] = seconds(acquired)
+        for name in ("data", "quality"):
+            array = _array(root, f"layers/{group.name}/{name}")
+            if layers > array.shape[0]:
+                array.resize((layers, *array.shape[1:]))
 
 
-def read_rows(root: zarr.Group) -> list[SceneRow]:
-    """The scenes table, in order of writing."""
-    columns = {name: cast("NDArray", _array(root, f"scenes/{name}")[:]).tolist() for name in SCENE_COLUMNS}
-    return [_row(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+def layers(root: zarr.Group, layout: Layout) -> int:
+    """How many layers there are."""
+    return _array(root, f"layers/{layout.groups[0].name}/quality").shape[0]
 
 
-def _row(value: dict[str, Any]) -> SceneRow:
-    times = {name: from_seconds(value[name]) for name in ("acquired", "available_at")}
-    scene = Scene(**times, **{name: value[name] for name in ("source", "tile", "revision", "sha256")})
-    return SceneRow(scene, value["slot"], value["valid_fraction"], value["superseded"])
+def write_pixels(root: zarr.Group, path: str, index: int, pixels: Pixels) -> None:
+    """Writes pixels of a slot (``path`` is a band group's name) or of a layer (``layers/`` before it)."""
+    rows, columns = pixels.window.slices
+    _array(root, f"{path}/data")[index, :, rows, columns] = pixels.data
+    _array(root, f"{path}/quality")[index, rows, columns] = pixels.quality
 
 
-def append_rows(root: zarr.Group, rows: Sequence[SceneRow]) -> None:
-    """Adds rows to the scenes table."""
-    size = _array(root, "scenes/slot").shape[0]
-    for name, value in _COLUMN_VALUES.items():
-        array = _array(root, f"scenes/{name}")
-        array.resize((size + len(rows),))
-        kind = object if SCENE_COLUMNS[name] is str else array.dtype
-        array[size:] = np.array([value(row) for row in rows], dtype=kind)
-
-
-def mark_superseded(root: zarr.Group, indices: Iterable[int]) -> None:
-    """Marks rows of the scenes table as replaced by another version."""
-    for index in indices:
-        _array(root, "scenes/superseded")[index] = True
+def write_acquired(root: zarr.Group, layout: Layout, slot: int, acquired: datetime | None) -> None:
+    """Notes the exact acquisition time of a slot's best scene, None where it has no scene."""
+    for group in layout.groups:
+        _array(root, f"{group.name}/acquired")[slot] = UNKNOWN_TIME if acquired is None else seconds(acquired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +90,14 @@ class Cube:
         root: the root group, read-only.
         layout: its bands, grid and axis.
         snapshot: id of the snapshot.
-        rows: its scenes, superseded ones too.
+        table: its scenes, superseded and withdrawn ones too.
         as_of: only what was available at this time is seen; None: everything.
     """
 
     root: zarr.Group
     layout: Layout
     snapshot: str
-    rows: tuple[SceneRow, ...]
+    table: SceneTable
     as_of: datetime | None = None
 
     @property
@@ -135,23 +105,31 @@ class Cube:
         """Number of slots, empty ones included."""
         return _array(self.root, f"{self.layout.groups[0].name}/time").shape[0]
 
+    @property
+    def rows(self) -> list[SceneRow]:
+        """Every row of the scenes table."""
+        return self.table.rows()
+
     def observed(self) -> NDArray[np.int64]:
-        """Slots that hold a scene, ascending.
+        """Slots that hold a scene, ascending; under ``as_of`` those of which a scene was available then."""
+        slots = self.table.standing_slots()
+        if self.as_of is None:
+            return slots
+        known = self.table.columns["available_at"] <= seconds(self.as_of)
+        candidates = np.intersect1d(slots, self.table.columns["slot"][known])
+        return np.array([slot for slot in candidates.tolist() if self.shown(slot)], np.int64)
 
-        Under ``as_of`` a slot counts only if all that it holds now was available then: its present content is never
-        shown before its time, even where an older version of it once stood there.
-        """
-        present = {row.slot for row in self.rows if not row.superseded}
-        late = {row.slot for row in self.rows if not row.superseded and self._unknown(row)}
-        return np.array(sorted(present - late), np.int64)
-
-    def _unknown(self, row: SceneRow) -> bool:
-        return self.as_of is not None and row.scene.available_at > self.as_of
+    def shown(self, slot: int) -> list[SceneRow]:
+        """Rows that make up a slot, best first; under ``as_of`` the best versions of what was available then."""
+        rows = [self.table.row(index) for index in self.table.of_slot(slot)]
+        shown = shown_at(rows, self.as_of)
+        if not all(row.separable for row in rows) and len(shown) != sum(row.standing for row in rows):
+            return []  # a part of a slot that cannot be taken apart
+        return best_first(shown, self.layout.axis)
 
     def scenes(self, slots: Iterable[int]) -> list[Scene]:
         """Scenes that make up these slots, as far as they are seen."""
-        wanted = {int(slot) for slot in slots} & set(self.observed().tolist())
-        return [row.scene for row in self.rows if row.slot in wanted and not row.superseded]
+        return [row.scene for slot in sorted({int(slot) for slot in slots}) for row in self.shown(slot)]
 
     def read(self, slots: Sequence[int] | NDArray[np.int64], window: Window | None = None) -> Frames:
         """Physical values of all bands at ``slots``, in the order given; slots unseen under ``as_of`` are missing.
@@ -164,22 +142,39 @@ class Cube:
         window = window or Window(0, self.layout.grid.height, 0, self.layout.grid.width)
         values = np.full((len(slots), *window.shape, len(self.layout.bands)), np.nan, np.float32)
         acquired = np.full(len(slots), UNKNOWN_TIME, np.int64)
-        seen = set(self.observed().tolist())
         for index, slot in enumerate(int(slot) for slot in slots):
-            if slot in seen:
-                with _undamaged(f"slot {slot} ({self.layout.axis.valid_time(slot):%Y-%m-%d %H:%M}Z)"):
-                    values[index] = self._read_slot(slot, window)
-                    acquired[index] = _array(self.root, f"{self.layout.groups[0].name}/acquired")[slot]
+            shown = self.shown(slot)
+            if shown:
+                values[index] = self._physical(slot, window)
+                acquired[index] = seconds(shown[0].scene.acquired)
         return Frames(values, np.isfinite(values), acquired)
 
-    def _read_slot(self, slot: int, window: Window) -> NDArray[np.float32]:
+    def pixels(self, group: BandGroup, slot: int, window: Window) -> Pixels:
+        """A slot as it is seen, in DN: as it stands, or composed of what was available.
+
+        Raises:
+            StoreError: a chunk is damaged.
+        """
+        shown = self.shown(slot)
+        with undamaged(f"slot {slot} ({self.layout.axis.valid_time(slot):%Y-%m-%d %H:%M}Z)"):
+            if not shown:
+                return Pixels.absent(group, window)
+            if self.as_of is None or self._stands(slot, shown):
+                return slot_pixels(self.root, group, slot, window)
+            parts = [(scene_pixels(self.root, group, row, window), row.flags) for row in shown]
+            return compose(group, window, [part.flagged(flags) for part, flags in parts if part is not None])
+
+    def _stands(self, slot: int, shown: Sequence[SceneRow]) -> bool:
+        rows = [self.table.row(index) for index in self.table.of_slot(slot)]
+        return all(row.standing for row in shown) and len(shown) == sum(row.standing for row in rows)
+
+    def _physical(self, slot: int, window: Window) -> NDArray[np.float32]:
         result = np.full((*window.shape, len(self.layout.bands)), np.nan, np.float32)
-        rows, columns = window.slices
         for group in self.layout.groups:
-            data = cast("NDArray", _array(self.root, f"{group.name}/data")[slot, :, rows, columns])
-            unusable = cast("NDArray", _array(self.root, f"{group.name}/quality")[slot, rows, columns]) != 0
-            for layer, band in zip(data, group.bands, strict=True):
-                result[..., self.layout.bands.index(band)] = _physical(layer, band, unusable)
+            pixels = self.pixels(group, slot, window)
+            hidden = unusable(pixels.quality)
+            for layer, band in zip(pixels.data, group.bands, strict=True):
+                result[..., self.layout.bands.index(band)] = _physical(layer, band, hidden)
         return result
 
     def dataset(self, group: str | None = None) -> Any:
@@ -192,7 +187,55 @@ class Cube:
 
         name = group or self.layout.groups[0].name
         dataset = xarray.open_zarr(self.root.store, group=name, consolidated=False, decode_coords="all")
-        return dataset if self.as_of is None else dataset.isel(time=self.observed())
+        if self.as_of is None:
+            return dataset
+        raw = xarray.open_zarr(self.root.store, group=name, consolidated=False, mask_and_scale=False)
+        group_of = next(group for group in self.layout.groups if group.name == name)
+        return xarray.decode_cf(_as_known(raw, self, group_of), decode_coords="all")
+
+
+def _as_known(raw: Any, cube: Cube, group: BandGroup) -> Any:
+    """A raw dataset with the slots that are seen, each as it is seen; pixels are read when they are asked for."""
+    import dask.array
+
+    slots = cube.observed()
+    dataset = raw.isel(time=slots)
+    tile = _array(cube.root, f"{group.name}/data").chunks
+    for name, chunks in (("data", tile), ("quality", (1, *tile[2:]))):
+        view = _View(cube, group, name, slots, dataset[name].shape, dataset[name].dtype)
+        dataset[name] = dataset[name].copy(data=dask.array.from_array(view, chunks=chunks))
+    first = [seconds(cube.shown(slot)[0].scene.acquired) for slot in slots.tolist()]
+    dataset["acquired"] = dataset["acquired"].copy(data=np.array(first, np.int64))
+    return dataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """``data`` or ``quality`` of the slots that are seen, as an array that reads one block at a time."""
+
+    cube: Cube
+    group: BandGroup
+    name: str
+    slots: NDArray[np.int64]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray:
+        times, *bands, rows, columns = (range(n)[part] for part, n in zip(key, self.shape, strict=True))
+        window = Window(rows.start, rows.stop, columns.start, columns.stop)
+        blocks = [self.cube.pixels(self.group, int(self.slots[index]), window) for index in times]
+        if self.name == "quality":
+            return np.stack([block.quality for block in blocks])
+        return np.stack([block.data[bands[0].start : bands[0].stop] for block in blocks])
+
+
+def store_of(settings: Settings) -> CubeStore:
+    """The home of a product's cube."""
+    return CubeStore.of(settings.store, settings.paths.cube)
 
 
 def open_cube(store: CubeStore, *, snapshot: str | None = None, as_of: datetime | None = None) -> Cube:
@@ -204,12 +247,12 @@ def open_cube(store: CubeStore, *, snapshot: str | None = None, as_of: datetime 
     snapshot = snapshot or store.tip()
     root = store.group(snapshot)
     layout = schema.read(root)
-    with _undamaged("the scenes table"):
-        return Cube(root, layout, snapshot, tuple(read_rows(root)), as_of)
+    with undamaged("the scenes table"):
+        return Cube(root, layout, snapshot, SceneTable.read(root, layout), as_of)
 
 
 @contextmanager
-def _undamaged(what: str) -> Iterator[None]:
+def undamaged(what: str) -> Iterator[None]:
     """A chunk whose checksum is wrong or whose file is gone, as a sentence."""
     import icechunk
 
@@ -236,16 +279,3 @@ def _physical(layer: NDArray, band: BandSpec, unusable: NDArray[np.bool_]) -> ND
 
 def _array(group: zarr.Group, path: str) -> zarr.Array:
     return cast("zarr.Array", group[path])
-
-
-_COLUMN_VALUES: dict[str, Callable[[SceneRow], Any]] = {
-    "source": lambda row: row.scene.source,
-    "tile": lambda row: row.scene.tile,
-    "acquired": lambda row: seconds(row.scene.acquired),
-    "available_at": lambda row: seconds(row.scene.available_at),
-    "revision": lambda row: row.scene.revision,
-    "sha256": lambda row: row.scene.sha256,
-    "slot": lambda row: row.slot,
-    "valid_fraction": lambda row: row.valid_fraction,
-    "superseded": lambda row: row.superseded,
-}

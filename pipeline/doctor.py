@@ -3,187 +3,81 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import socket
-import tempfile
-import urllib.error
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from math import isnan
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from pipeline import surroundings
 from pipeline.config import Settings
 from pipeline.errors import CubecastError, NotEnoughFramesError, SceneError
-from pipeline.header import read_header
+from pipeline.geotiff import Facts, check_size, facts
+from pipeline.header import categorical, declaration, read_header
+from pipeline.inbox import open_inbox
 from pipeline.samples import split
-from pipeline.scene import Contract, acquisition_time, check, discover, mask_path, open_geotiff
+from pipeline.scene import Contract, Fit, acquisition_time, blaming_mask, check, check_mask, mask_path
 from pipeline.series import some
-from pipeline.specs import BandSpec, MaskSpec, ServiceSpec, TrackingSpec
+from pipeline.specs import BandSpec, MaskSpec
+from pipeline.surroundings import GIB, Finding
 
-BASE = ("rasterio", "icechunk", "zarr", "dask", "prefect", "mlflow")
-MOUNTS = Path("/proc/mounts")  # Linux only; elsewhere nothing is said about file systems
-REMOTE = re.compile(r"nfs\d*|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|beegfs|gpfs|fuse.*")
-TIMEOUT_S = 3
-GIB = 2**30
 CROWDED = 0.05
 
 FIXES = {
     "missing-band": "mend the index of that band in [[bands]]",
     "wrong-dtype": "give the band in [[bands]] the dtype of the scenes",
-    "wrong-crs": "give [grid] the CRS of the scenes (cubecast init shows it), or warp the scenes to the grid",
-    "off-grid": "give [grid] the transform and size of the scenes (cubecast init shows them), or warp the scenes to it",
+    "ambiguous-band": "name the band by its number: index in [[bands]], without source",
+    "wrong-scale": "mend declared in [[bands]]: the scale and offset that the scenes' own tags have",
+    "wrong-crs": 'give [grid] the CRS of the scenes (cubecast init shows it), or set scenes.off_grid = "warp"',
+    "off-grid": 'give [grid] the transform of the scenes (cubecast init shows it), or set scenes.off_grid = "warp"',
+    "outside": "give [grid] the area of the scenes (cubecast init shows it), or move scenes of other areas elsewhere",
+    "incomplete": "wait until the scene is written, or write it again without SPARSE_OK",
+    "too-large": "write the scene again, tiled",
+    "bad-mask": "mend the mask; the scene waits for it",
     "unreadable": "copy the file again; ingest sets it aside and goes on",
     "no-time": "mend scenes.pattern and scenes.time_format, or rename the file",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: ``ok``; ``warning``, it works with a flaw; ``fault``, some command will fail.
-        what: the rule.
-        found: what was found.
-        fix: what to do; empty where all is well.
-    """
-
-    level: Literal["ok", "warning", "fault"]
-    what: str
-    found: str
-    fix: str = ""
-
-
 def examine(settings: Settings) -> tuple[Finding, ...]:
     """Everything that can be checked without changing anything, in the order in which faults are best mended."""
     return (
-        *_packages(),
-        *_workspace(settings),
+        *surroundings.packages(),
+        *surroundings.workspace(settings.workspace, _wanted(settings), cube=not settings.store.url),
+        *surroundings.store(settings.store),
         *_scenes(settings),
-        *_tracking(settings.tracking),
-        *_ports(settings.services),
+        *surroundings.tracking(settings.tracking),
+        *surroundings.scheduler(settings.services),
+        *surroundings.ports(settings.services),
     )
 
 
-def _packages() -> Iterator[Finding]:
-    found = {name: _version(name) for name in BASE}
-    missing = [name for name, number in found.items() if number is None]
-    what = "the packages of cubecast are installed"
-    if missing:
-        yield Finding("fault", what, f"missing: {', '.join(missing)}", "set the environment up again: make test")
-    else:
-        yield Finding("ok", what, ", ".join(f"{name} {number}" for name, number in found.items()))
-    what = "TensorFlow is installed, for training and for network forecasts"
-    if find_spec("tensorflow") is None:
-        fix = "install the extra cpu or gpu of cubecast; ingest, verify and baseline forecasts work without"
-        yield Finding("warning", what, "not installed", fix)
-    else:
-        number = _version("tensorflow") or _version("tensorflow-cpu") or ""
-        yield Finding("ok", what, f"tensorflow {number}, keras {_version('keras')}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-# The workspace
-
-
-def _workspace(settings: Settings) -> Iterator[Finding]:
-    existing = next(path for path in (settings.workspace, *settings.workspace.parents) if path.exists())
-    what = "workspace is a folder that can be written"
-    fault = _why_not_writable(existing)
-    if fault is not None:
-        yield Finding("fault", what, f"{existing}: {fault}", "mend its permissions, or set another workspace")
-        return
-    yield Finding("ok", what, str(settings.workspace))
-    yield from _local(existing)
-    yield _room(settings, existing)
-
-
-def _why_not_writable(folder: Path) -> str | None:
-    if not folder.is_dir():
-        return "is a file"
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return None
-    except OSError as error:
-        return error.strerror or str(error)
-
-
-def _local(folder: Path) -> Iterator[Finding]:
-    if not MOUNTS.is_file():
-        return
-    kind = file_system(folder.resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
-    what = "the workspace lies on a local disk, since its lock and its durability rest on flock and fsync"
-    if REMOTE.fullmatch(kind):
-        yield Finding("warning", what, f"{folder} is on {kind}", "set a workspace on a local disk")
-    else:
-        yield Finding("ok", what, kind)
-
-
-def file_system(path: Path, mounts: str) -> str:
-    r"""Type of the file system on which an absolute path lies.
-
-    Args:
-        path: without symbolic links.
-        mounts: what /proc/mounts says (proc(5), fstab(5)): device, mount point with octal escapes, type, and more.
-
-    >>> file_system(Path("/data/my cube"), "/dev/vda / ext4 rw 0 0\nhost:/x /data/my\\040cube nfs4 rw 0 0")
-    'nfs4'
-    """
-    best, kind = Path("/"), "unknown"
-    for fields in (line.split() for line in mounts.splitlines()):
-        if len(fields) < 3:
-            continue
-        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]))
-        if path.is_relative_to(point) and len(point.parts) >= len(best.parts):
-            best, kind = point, fields[2]
-    return kind
-
-
-def _room(settings: Settings, folder: Path) -> Finding:
+def _wanted(settings: Settings) -> int:
+    """Bytes that the workspace will hold, roughly."""
+    if settings.store.url:
+        return GIB
     slot = settings.grid.width * settings.grid.height * sum(np.dtype(band.dtype).itemsize for band in settings.bands)
-    need = slot * _count(settings) + GIB
-    free = shutil.disk_usage(folder).free
-    what = "the disk has room for the scenes uncompressed and 1 GiB for models and forecasts"
-    found = f"{free / GIB:.1f} GiB free, {need / GIB:.1f} GiB wanted"
-    if free >= need:
-        return Finding("ok", what, found)
-    return Finding("warning", what, found, "free some space, or set a workspace on a larger disk")
-
-
-def _count(settings: Settings) -> int:
     try:
-        return len(discover(settings.scenes))
+        return slot * len(open_inbox(settings.scenes).files()) + GIB
     except CubecastError:
-        return 0
-
-
-# The scenes
+        return GIB
 
 
 def _scenes(settings: Settings) -> Iterator[Finding]:
+    if settings.scenes.url:
+        yield from _beyond(settings)
+        return
     folder = settings.scenes.folder
     what = "scenes.folder is a folder that can be read"
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         state = "may not be read" if folder.is_dir() else "is no folder"
         yield Finding("fault", what, f"{folder} {state}", "create it or mend its permissions, or mend scenes.folder")
         return
-    yield Finding("ok", what, str(folder))
-    paths = discover(settings.scenes)
+    yield Finding("ok", what, str(folder))  # on a network too: scenes are copied aside before they are read
+    paths = [folder / key.name for key in open_inbox(settings.scenes).files()]
     yield _matching(settings, paths)
     times, faults = _times(settings, paths)
     if faults:
@@ -194,6 +88,20 @@ def _scenes(settings: Settings) -> Iterator[Finding]:
         yield from _axis(settings, times)
         yield from _contract(settings, sorted(times, key=lambda path: (times[path], path)))
         yield from _masks(settings.scenes.mask, list(times))
+
+
+def _beyond(settings: Settings) -> Iterator[Finding]:
+    """An inbox beyond this machine: its names only, since nothing is copied here."""
+    what = "scenes.url is an inbox that can be listed"
+    try:
+        paths = [Path(key.name) for key in open_inbox(settings.scenes).files()]
+    except CubecastError as error:
+        yield Finding("fault", what, settings.scenes.url, str(error))
+        return
+    yield Finding("ok", what, f"{settings.scenes.url}: {len(paths)} files match {settings.scenes.pattern}")
+    times, _ = ({}, []) if settings.scenes.time_tag else _times(settings, paths)
+    if times:
+        yield from _axis(settings, times)
 
 
 def _matching(settings: Settings, paths: Sequence[Path]) -> Finding:
@@ -272,34 +180,69 @@ def _enough(settings: Settings, observed: np.ndarray) -> Finding:
     return Finding("ok", what, found)
 
 
+@dataclass(slots=True)
+class _Look:
+    """What was found in a few scenes: faults with the scenes that have them, flaws, and how those that fit lie."""
+
+    faults: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    flaws: Counter[str] = field(default_factory=Counter)
+    fits: list[Fit] = field(default_factory=list)
+
+
 def _contract(settings: Settings, paths: Sequence[Path]) -> Iterator[Finding]:
     """The first, the middle and the last scene against bands and grid."""
     looked_at = list(dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]]))
-    contract = Contract(settings.bands, settings.grid.geobox())
-    faults: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    flaws: Counter[str] = Counter()
+    contract = Contract(settings.bands, settings.grid.geobox(), settings.scenes.off_grid)
+    look = _Look()
     for path in looked_at:
         try:
-            with open_geotiff(path) as dataset:
-                check(dataset, contract)
-            flaws.update(_disagreements(settings.bands, read_header(path).bands))
+            own = facts(path)
+            check_size(own)
+            fit = check(own, contract)
+            look.fits.append(fit)
+            look.flaws.update(_disagreements(settings.bands, own, fit))
+            _look_at_mask(path, settings.scenes.mask, contract, fit)
         except SceneError as error:
-            faults[error.reason, error.detail].append(path.name)
+            look.faults[error.reason, error.detail].append(path.name)
     what = "scenes have the bands of [[bands]] and lie on [grid]"
-    for (reason, detail), names in faults.items():
+    for (reason, detail), names in look.faults.items():
         yield Finding("fault", what, f"{some(names)}: {detail}", FIXES.get(reason, "mend the scene"))
-    if not faults:
+    if not look.faults:
         yield Finding("ok", what, f"looked at {some([path.name for path in looked_at])}")
-    for flaw in flaws:
+    for flaw in look.flaws:
         fix = "take the scenes' value over into [[bands]], unless you know better"
         yield Finding("warning", "scale, offset, nodata and units are those of the scenes", flaw, fix)
+    yield from _warped(settings.bands, look.fits)
 
 
-def _disagreements(configured: Sequence[BandSpec], declared: Sequence[BandSpec]) -> Iterator[str]:
+def _look_at_mask(scene: Path, spec: MaskSpec | None, contract: Contract, fit: Fit) -> None:
+    path = None if spec is None else mask_path(scene, spec)
+    if spec is None or path is None or not path.is_file():
+        return  # missing masks are counted elsewhere
+    with blaming_mask("beside it"):
+        own = facts(path)
+        check_size(own)
+        check_mask(own, spec, contract, fit)
+
+
+def _warped(bands: Sequence[BandSpec], fits: Sequence[Fit]) -> Iterator[Finding]:
+    warped = sum(fit.warp for fit in fits)
+    if not warped:
+        return
+    how = ", ".join(sorted({band.resampling for band in bands}))
+    what = "scenes of another grid are warped onto [grid], as scenes.off_grid says"
+    yield Finding("ok", what, f"{warped} of {len(fits)} looked at ({how})")
+    for band in bands:
+        if categorical(band.name) and band.resampling not in {"nearest", "mode"}:
+            fix = f'set resampling = "nearest" for band {band.name}'
+            found = f"band {band.name} sounds like categories and has {band.resampling}"
+            yield Finding("warning", "nothing is mixed between categories or bits", found, fix)
+
+
+def _disagreements(configured: Sequence[BandSpec], own: Facts, fit: Fit) -> Iterator[str]:
     """Where a scene declares something else than the configuration; a scene that declares nothing does not disagree."""
-    by_index = {band.index: band for band in declared}
-    for ours in configured:
-        theirs = by_index.get(ours.index, ours)
+    for ours, index in zip(configured, fit.indices, strict=True):
+        theirs = declaration(own.bands[index - 1], own.tags)
         if (theirs.scale, theirs.offset) not in {(1, 0), (ours.scale, ours.offset)}:
             scaling = f"DN * {theirs.scale:g} + {theirs.offset:g}"
             yield f"band {ours.name}: {scaling} in the scenes, DN * {ours.scale:g} + {ours.offset:g} in [[bands]]"
@@ -324,45 +267,3 @@ def _masks(spec: MaskSpec | None, scenes: Sequence[Path]) -> Iterator[Finding]:
         yield Finding(level, what, f"{len(absent)} of {len(scenes)} have none: {some(absent)}", fix)
     else:
         yield Finding("ok", what, f"{len(scenes)} masks")
-
-
-# The services
-
-
-def _tracking(spec: TrackingSpec) -> Iterator[Finding]:
-    if not spec.uri.startswith(("http://", "https://")):
-        return
-    what = "the MLflow server at tracking.uri answers"
-    try:
-        with urllib.request.urlopen(f"{spec.uri.rstrip('/')}/health", timeout=TIMEOUT_S) as answer:
-            yield Finding("ok", what, f"{spec.uri}: {answer.status}")
-    except urllib.error.HTTPError as error:
-        fix = "check the address and your credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
-        yield Finding("warning", what, f"{spec.uri}: {error.code} {error.reason}", fix)
-    except (OSError, ValueError) as error:
-        fix = "start the server (cubecast up), or mend tracking.uri; empty keeps the record in the workspace"
-        yield Finding("fault", what, f"{spec.uri}: {getattr(error, 'reason', error)}", fix)
-
-
-def _ports(spec: ServiceSpec) -> Iterator[Finding]:
-    for name, port in (("prefect_port", spec.prefect_port), ("mlflow_port", spec.mlflow_port)):
-        what = f"services.{name} is free for cubecast up"
-        fault = _why_not_free(port)
-        if fault is None:
-            yield Finding("ok", what, str(port))
-        else:
-            fix = f"nothing, if cubecast up runs already; otherwise set services.{name} to another port"
-            yield Finding("warning", what, f"{port}: {fault}", fix)
-    if spec.prefect_port == spec.mlflow_port:
-        what = "Prefect and MLflow have a port each"
-        yield Finding("fault", what, f"both have {spec.prefect_port}", "set services.mlflow_port to another port")
-
-
-def _why_not_free(port: int) -> str | None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just closed counts as free
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return error.strerror or str(error)
-    return None

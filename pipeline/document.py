@@ -90,8 +90,9 @@ def _section(name: str, part: object, base: Path) -> list[str]:
         return [line for at, band in enumerate(part) for line in _table(f"[[{name}]]", name, band, base, first=at == 0)]
     if not isinstance(part, BaseModel):
         return []
-    mask = getattr(part, "mask", None)
-    return [*_table(f"[{name}]", name, part, base), *_section(f"{name}.mask", mask, base)]
+    inner = {key: getattr(part, key) for key in type(part).model_fields if isinstance(getattr(part, key), BaseModel)}
+    lines = [line for key, table in inner.items() for line in _section(f"{name}.{key}", table, base)]
+    return [*_table(f"[{name}]", name, part, base), *lines]
 
 
 def _table(head: str, name: str, part: BaseModel, base: Path, *, first: bool = True) -> list[str]:

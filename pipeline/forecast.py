@@ -14,14 +14,13 @@ import numpy as np
 from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.catalog import publish, published
 from pipeline.config import Settings
-from pipeline.cube import Cube, open_cube
+from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window, tiles
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Predictor
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.samples import Sample, read_context, sample
-from pipeline.store import CubeStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +208,7 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         NotEnoughFramesError: nothing to start from.
         PublishError: the run fails a check.
     """
-    situation = look(settings, open_cube(CubeStore(settings.paths.cube)), init)
+    situation = look(settings, open_cube(store_of(settings)), init)
     run = _record(settings, champion, situation.cube, situation.sample)
     there = published(run, outlet(settings))
     if there is not None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 DRIFT_PX = 0.01  # anywhere in the scene; less than what a bilinear resampling would show at 8 bit
+OUTLINE = 1024  # points along a side of a grid; between them a projected edge bends by less than a pixel
+LATTICE = 65
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,8 @@ def geobox(crs: str, transform: tuple[float, ...], shape: tuple[int, int]) -> Ge
 def misalignment(grid: GeoBox, other: GeoBox) -> str | None:
     """Why ``other`` cannot be put onto ``grid`` pixel by pixel, or None where it can.
 
-    Equal CRS, size and orientation of pixels, corner on a whole pixel (to 0.01 px at the far corner), inside the grid.
+    Equal CRS, size and orientation of pixels, corner on a whole pixel (to 0.01 px at the far corner); it need not lie
+    inside the grid.
     """
     if grid.crs != other.crs:
         return f"its CRS is {_crs_name(other)}, the cube's is {_crs_name(grid)}"
@@ -82,17 +88,79 @@ def misalignment(grid: GeoBox, other: GeoBox) -> str | None:
     column, row = relative.c, relative.f
     if max(abs(column - round(column)), abs(row - round(row))) > DRIFT_PX:
         return f"its corner lies {column:.3f}, {row:.3f} pixels from the cube's, not on a whole pixel"
-    window = placement(grid, other)
-    if window.y0 < 0 or window.x0 < 0 or window.y1 > grid.height or window.x1 > grid.width:
-        return f"it covers rows {window.y0}-{window.y1} and columns {window.x0}-{window.x1} of a {grid.shape} grid"
     return None
 
 
 def placement(grid: GeoBox, other: GeoBox) -> Window:
-    """Where the aligned grid ``other`` lies in ``grid``."""
+    """Where the aligned grid ``other`` lies in ``grid``, or beyond it."""
     relative = ~grid.transform @ other.transform
     x, y = round(relative.c), round(relative.f)
     return Window(y, y + other.height, x, x + other.width)
+
+
+def overlap(grid: GeoBox, other: GeoBox) -> Window | None:
+    """The part of ``grid`` that a grid of any kind covers, up to a few pixels too large; None where they do not touch.
+
+    What two areas share ends where the outline of one runs inside the other. Where an area has no outline in the other
+    CRS (the limb of a geostationary disc, a pole), points inside the grid tell, and the part may be 2 % too large.
+
+    Raises:
+        pyproj.exceptions.ProjError: no transformation leads from one CRS to the other.
+    """
+    height, width = shape = grid.shape[0], grid.shape[1]
+    edge, lattice = _outline(shape), _lattice(shape)
+    ends = _moved(_outline((other.height, other.width)), other, grid)
+    ends = np.concatenate([ends[_inside(ends, grid)], edge[_inside(_moved(edge, grid, other), other)]])
+    points = lattice[_inside(_moved(lattice, grid, other), other)]
+    if len(points) and not (len(ends) and _hull(ends).intersection(_hull(points)) == _hull(points)):
+        step = ceil(max(shape) / LATTICE)
+        ends = np.concatenate([ends, points - step, points + step])
+    if not len(ends):
+        return None
+    return _hull(ends).grown(1 + ceil(max(shape) / OUTLINE), shape).intersection(Window(0, height, 0, width))
+
+
+def _outline(shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Points along the four sides: ``(point, 2)``, column and row."""
+    height, width = shape
+    across = np.linspace(0, width, min(width, OUTLINE) + 1)
+    down = np.linspace(0, height, min(height, OUTLINE) + 1)
+    sides = [(across, 0 * across), (across, 0 * across + height), (0 * down, down), (0 * down + width, down)]
+    return np.concatenate([np.stack(side, axis=1) for side in sides])
+
+
+def _lattice(shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Points all over a grid: ``(point, 2)``, column and row."""
+    rows, columns = ((np.arange(LATTICE) + 0.5) * side / LATTICE for side in shape)
+    return np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+
+
+def _moved(points: NDArray[np.float64], grid: GeoBox, other: GeoBox) -> NDArray[np.float64]:
+    """Columns and rows of ``grid`` as those of ``other``, ``(point, 2)``; NaN where a point has no place there."""
+    x, y = _applied(grid.transform, points[:, 0], points[:, 1])
+    if grid.crs is not None and other.crs is not None and grid.crs != other.crs:
+        x, y = grid.crs.transformer_to_crs(other.crs)(x, y)
+    x, y = (np.where(np.isfinite(values), values, np.nan) for values in (x, y))
+    if other.crs is not None and other.crs.geographic:  # 190 degrees east are 170 west
+        middle = other.transform.a * other.width / 2 + other.transform.b * other.height / 2 + other.transform.c
+        x = middle + (x - middle + 180) % 360 - 180
+    return np.stack(_applied(~other.transform, x, y), axis=1)
+
+
+def _applied(
+    transform: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return a * x + b * y + c, d * x + e * y + f
+
+
+def _inside(points: NDArray[np.float64], grid: GeoBox) -> NDArray[np.bool_]:
+    return ((points >= 0) & (points <= grid.shape[::-1])).all(axis=1)
+
+
+def _hull(points: NDArray[np.float64]) -> Window:
+    (x0, y0), (x1, y1) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    return Window(int(y0), int(y1), int(x0), int(x1))
 
 
 def _crs_name(grid: GeoBox) -> str:

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
+from affine import Affine
 from pydantic import ValidationError
-from rasterio.errors import CRSError, NotGeoreferencedWarning
-from rasterio.io import DatasetReader
+from rasterio.enums import ColorInterp
 
-from pipeline.errors import SceneError
-from pipeline.scene import open_geotiff
+from pipeline.geotiff import Facts, FileBand, describe, open_geotiff
 from pipeline.specs import BandSpec
 
 DTYPES = get_args(BandSpec.model_fields["dtype"].annotation)
 TEXT_ITEM = re.compile(r'<Item name="([^"]{1,80})"([^>]{0,200})>([^<]{0,200})</Item>')
+CATEGORIES = re.compile(r"(^|_)(b?qa|f?mask|scl|flags?|quality|class\w*|categor\w*)(_|$)", re.IGNORECASE)
+ACCUMULATED = re.compile(r"\b(\d{1,3})[ -]?(min|h)(?:ute|our)?s?[ -]accumulat", re.IGNORECASE)
 UNIT = re.compile(r'unit="([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a file declares of a band, in its header or, where that is silent, in text tags.
+
+    Attributes:
+        scale: DN to unit, 1 where nothing is declared.
+        offset: DN to unit, 0 where nothing is declared.
+        nodata: DN of a missing pixel.
+        units: 1 where nothing is declared.
+    """
+
+    scale: float
+    offset: float
+    nodata: float | None
+    units: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,45 +75,57 @@ def read_header(path: Path) -> Header:
     Raises:
         SceneError: ``unreadable``.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it becomes grid=None
-        with open_geotiff(path) as dataset:
-            bands, left_out = _bands(dataset)
-            return Header(path, _grid(dataset), bands, left_out, dataset.tags())
+    with open_geotiff(path) as dataset:
+        own = describe(dataset)
+        kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+        coloured = {index for index, kind in kinds if kind is ColorInterp.palette}  # names, not amounts
+    numbered = list(enumerate(own.bands, 1))
+    kept = [_band(own, index, nearest=index in coloured) for index, band in numbered if band.dtype in DTYPES]
+    left_out = tuple(f"band {index} ({band.dtype})" for index, band in numbered if band.dtype not in DTYPES)
+    return Header(path, _grid(own), _distinct(kept), left_out, own.tags)
 
 
-def _grid(dataset: DatasetReader) -> Placement | None:
-    try:
-        crs = dataset.crs
-    except CRSError as error:
-        raise SceneError("unreadable", f"its CRS cannot be read: {error}") from None
-    if not crs or dataset.transform.is_identity:
+def _grid(own: Facts) -> Placement | None:
+    if not own.crs or own.ground_points or Affine(*own.transform).is_identity:
         return None
-    return Placement(crs.to_wkt(), tuple(dataset.transform)[:6], dataset.shape)
+    return Placement(own.crs, own.transform, (own.height, own.width))
 
 
-def _bands(dataset: DatasetReader) -> tuple[tuple[BandSpec, ...], tuple[str, ...]]:
-    numbered = list(zip(dataset.indexes, dataset.dtypes, strict=True))
-    kept = [_band(dataset, index) for index, dtype in numbered if dtype in DTYPES]
-    return _distinct(kept), tuple(f"band {index} ({dtype})" for index, dtype in numbered if dtype not in DTYPES)
-
-
-def _band(dataset: DatasetReader, index: int) -> BandSpec:
-    """A band by its header, and where that is silent by text tags (an FMI composite has its nodata only there)."""
-    at = index - 1
-    said = _said(dataset.tags() | dataset.tags(index))
-    scale, offset, nodata = dataset.scales[at], dataset.offsets[at], dataset.nodatavals[at]
-    if (scale, offset) == (1, 0):
-        scale, offset = said.get("scale") or 1.0, said.get("offset", 0.0)
+def _band(own: Facts, index: int, *, nearest: bool) -> BandSpec:
+    band = own.bands[index - 1]
+    said = declaration(band, own.tags)
+    name = word(band.description) or f"band_{index}"
+    scaling = (said.scale, said.offset)
     fields = {
-        "name": word(dataset.descriptions[at] or "") or f"band_{index}",
+        "name": name,
         "index": index,
-        "dtype": dataset.dtypes[at],
-        "units": dataset.units[at] or said.get("units", "1"),
-        "scale": scale,
-        "offset": offset,
+        "dtype": band.dtype,
+        "units": said.units,
+        "scale": said.scale,
+        "offset": said.offset,
+        "declared": None if scaling == (1, 0) else scaling,
+        "period": _period(own.tags.get("quantity", "")),
     }
-    return _with_nodata(fields, said.get("nodata") if nodata is None else nodata)
+    if nearest or categorical(name):
+        fields["resampling"] = "nearest"
+    return _with_nodata(fields, said.nodata)
+
+
+def _period(text: str) -> timedelta | None:
+    """How long values were summed up, where a text says it: 5-minute accumulated precipitation."""
+    found = ACCUMULATED.search(text)
+    if found is None:
+        return None
+    return int(found[1]) * (timedelta(minutes=1) if found[2].lower() == "min" else timedelta(hours=1)) or None
+
+
+def categorical(name: str) -> bool:
+    """Whether a band's name says that its values are categories or bits, between which there is nothing.
+
+    >>> [categorical(name) for name in ("BQA", "QA_PIXEL", "SCL", "cloud_mask", "cloud_probability", "B4")]
+    [True, True, True, True, False, False]
+    """
+    return CATEGORIES.search(name) is not None
 
 
 def _with_nodata(fields: dict[str, Any], nodata: float | None) -> BandSpec:
@@ -103,6 +133,21 @@ def _with_nodata(fields: dict[str, Any], nodata: float | None) -> BandSpec:
         return BandSpec.model_validate(fields | {"nodata": nodata})
     except ValidationError:
         return BandSpec.model_validate(fields)  # a nodata that no pixel of this type can have
+
+
+def declaration(band: FileBand, tags: Mapping[str, str]) -> Declaration:
+    """What a file declares of a band; an FMI composite has its nodata only in text.
+
+    Args:
+        band: as its header has it.
+        tags: of the whole file.
+    """
+    said = _said({**tags, **band.tags})
+    scaling = {"scale": band.scale, "offset": band.offset}
+    if scaling == {"scale": 1, "offset": 0}:
+        scaling = {"scale": said.get("scale") or 1.0, "offset": said.get("offset", 0.0)}
+    nodata = said.get("nodata") if band.nodata is None else band.nodata
+    return Declaration(**scaling, nodata=nodata, units=band.units or said.get("units", "1"))
 
 
 def _said(tags: Mapping[str, str]) -> dict[str, Any]:

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from odc.geo import CRS
 from pydantic import BaseModel, ValidationError
 
 from pipeline import document
 from pipeline.config import Settings
 from pipeline.document import iso
 from pipeline.errors import ConfigError, SceneError
-from pipeline.header import Header, Placement, read_header, word
-from pipeline.scene import mask_path, open_geotiff
+from pipeline.extent import Bounds, Extent, extent
+from pipeline.firewall import zeros_are_values
+from pipeline.glance import find_masks, spread, zeros_are_common
+from pipeline.header import Header, read_header, word
 from pipeline.series import Timed, cadence, from_names, from_tags, some
 from pipeline.specs import (
-    INTEGER_TYPES,
     AxisSpec,
     BandSpec,
+    FirewallSpec,
     GridSpec,
-    MaskSpec,
     MotionSpec,
     ProductSpec,
     SampleSpec,
@@ -37,15 +37,12 @@ from pipeline.times import TimeAxis
 
 DAY = timedelta(days=1)
 HEADERS = 400  # spread over the folder: a stray grid or type shows among so many, and opening them takes a second
-MASKS = 8
-MASK_PIXELS = 50_000_000
 HOURLY = timedelta(minutes=30)  # from here on motion is told by large shapes
 SHORT_SERIES = 200  # slots; a fifth of fewer says nothing about skill
 FEW_FRAMES = 12
 INPUT_ONLY = re.compile(r"cloud|mask|quality|(^|_)(b?qa|scl|clm|clp)(_|$)", re.IGNORECASE)
 
 S = TypeVar("S", bound=BaseModel)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,37 +93,42 @@ class Guess:
         return replace(guess, questions=())
 
 
-def inspect(folder: Path) -> Guess:
-    """Guesses a configuration from the names and headers of the GeoTIFFs in ``folder``, and a few masks' pixels.
+def inspect(folder: Path, bounds: Bounds | None = None) -> Guess:
+    """Guesses a configuration from the names and headers of the GeoTIFFs in ``folder``, and a few pixels of them.
+
+    Args:
+        folder: where the scenes lie.
+        bounds: least x, least y, largest x, largest y, in the scenes' CRS, of the area of interest; None for all.
 
     Raises:
-        ConfigError: there is no such folder, no GeoTIFF in it, none that opens or is georeferenced, or no time.
+        ConfigError: there is no such folder, no GeoTIFF in it, none that opens or is georeferenced, no time, or nothing
+            of the scenes inside the bounds.
     """
     folder = folder.expanduser().resolve()
     paths, file_notes = _listing(folder)
-    headers, header_notes = _headers(_spread(paths, HEADERS), folder)
+    headers, header_notes = _headers(spread(paths, HEADERS), folder)
     timed = _timed(folder, paths, headers)
     name = _slug(folder.name)
-    grid, grid_notes = _grid(headers, folder)
+    area = extent(headers, folder, bounds)
     bands, band_notes = _bands(headers, name)
-    mask, mask_notes = _mask(folder, sorted(timed.times))
+    scenes, scene_notes = _scenes(timed, area, bands)
     rhythm = cadence(list(timed.times.values()))
     axis = AxisSpec(origin=min(timed.times.values()), cadence=rhythm.step)
     slots = sorted({axis.axis().slot(time) for time in timed.times.values()})
-    side = min(grid.width, grid.height)
+    side = min(area.grid.width, area.grid.height)
     return Guess(
         workspace=Path("work") / name,
         product=ProductSpec.model_validate({"name": name, "attribution": _copyright(headers[0])}),
-        scenes=timed.spec.model_copy(update={"mask": mask}),
+        scenes=scenes,
         bands=bands,
-        grid=grid,
+        grid=area.grid,
         axis=axis,
         samples=_samples(slots, rhythm.step, side),
         motion=_motion(slots, rhythm.step, bands),
         training=_training(side),
         questions=_questions(bands, headers[0], None if rhythm.sure else axis),
         notes=(
-            *(*file_notes, *header_notes, *timed.notes, *grid_notes, *band_notes, *mask_notes, *rhythm.notes),
+            *(*file_notes, *header_notes, *timed.notes, *area.notes, *band_notes, *scene_notes, *rhythm.notes),
             *_series_notes(slots, axis.axis()),
         ),
     )
@@ -202,47 +204,6 @@ def _timed(folder: Path, paths: Sequence[Path], headers: Sequence[Header]) -> Ti
     raise ConfigError(msg)
 
 
-def _grid(headers: Sequence[Header], folder: Path) -> tuple[GridSpec, list[str]]:
-    grids = Counter(header.grid for header in headers if header.grid is not None)
-    if not grids:
-        msg = (
-            f"every scene has a CRS and a geotransform, but in {folder} none of the {len(headers)} looked at has both "
-            f"(first: {headers[0].path.name}). Georeference them, for example with gdal_edit.py -a_srs ... -a_ullr ..."
-        )
-        raise ConfigError(msg)
-    placement, count = grids.most_common(1)[0]
-    notes = [_stray_grids(len(grids), count, len(headers))] if count < len(headers) else []
-    _, b, _, d, e, _ = placement.transform
-    if b or d or e > 0:
-        notes.append("the grid is rotated or its rows do not run from north to south")
-    return _grid_spec(placement), notes
-
-
-def _stray_grids(kinds: int, count: int, total: int) -> str:
-    return (
-        f"{kinds} different grids: {count} of {total} scenes lie on the one taken here, the commonest, the first of "
-        "equally common ones. A scene that does not fit it will be refused: warp the scenes to one grid first"
-    )
-
-
-def _grid_spec(placement: Placement) -> GridSpec:
-    """The grid; its CRS as an authority code where that means the very same CRS, otherwise as WKT."""
-    height, width = placement.shape
-    try:
-        spec = GridSpec(crs=placement.crs, transform=_six(placement.transform), width=width, height=height)
-    except ValidationError as error:
-        msg = f"the scenes have a grid that PROJ knows, but theirs is refused: {error.errors()[0]['msg']}"
-        raise ConfigError(f"{msg}. Assign another, for example with gdal_edit.py -a_srs EPSG:...") from None
-    crs = CRS(placement.crs)
-    code = f"EPSG:{crs.epsg}"
-    return spec.model_copy(update={"crs": code}) if crs.epsg is not None and CRS(code) == crs else spec
-
-
-def _six(transform: tuple[float, ...]) -> tuple[float, float, float, float, float, float]:
-    a, b, c, d, e, f = transform
-    return a, b, c, d, e, f
-
-
 def _bands(headers: Sequence[Header], name: str) -> tuple[tuple[BandSpec, ...], list[str]]:
     kinds = Counter(repr(header.bands) for header in headers)  # as text, since NaN is not NaN
     form, count = kinds.most_common(1)[0]
@@ -259,7 +220,14 @@ def _bands(headers: Sequence[Header], name: str) -> tuple[tuple[BandSpec, ...], 
         notes.append("no nodata value is declared: every pixel counts as valid")
     if header.tags.get("quantity"):
         notes.append(f"the scenes say of their values: {header.tags['quantity']}")
-    return _roles(header.bands, name), notes
+    return _roles(_agreed(header.bands, headers), name), notes
+
+
+def _agreed(bands: Sequence[BandSpec], headers: Sequence[Header]) -> tuple[BandSpec, ...]:
+    """The bands; the scale that scenes declare is no rule where they do not agree on it."""
+    said = {(band.index, band.declared) for header in headers for band in header.bands}
+    counts = Counter(index for index, _ in said)
+    return tuple(band if counts[band.index] == 1 else band.model_copy(update={"declared": None}) for band in bands)
 
 
 def _roles(bands: Sequence[BandSpec], name: str) -> tuple[BandSpec, ...]:
@@ -272,35 +240,20 @@ def _roles(bands: Sequence[BandSpec], name: str) -> tuple[BandSpec, ...]:
     return tuple(_changed(band, "forecast", not INPUT_ONLY.search(band.name)) for band in bands)
 
 
-def _mask(folder: Path, scenes: Sequence[Path]) -> tuple[MaskSpec | None, list[str]]:
-    """Masks in a folder beside the scenes whose names go on where the scenes' names end."""
-    for beside in sorted(path for path in folder.iterdir() if path.is_dir() and INPUT_ONLY.search(path.name)):
-        stems = {path.stem for path in beside.glob(f"*{scenes[0].suffix}")}
-        endings = Counter(stem[len(s.stem) :] for s in scenes for stem in stems if stem.startswith(s.stem))
-        if endings:
-            spec = MaskSpec.model_validate({"folder": beside, "suffix": endings.most_common(1)[0][0]})
-            return _with_values(spec, [path for s in scenes if (path := mask_path(s, spec)).is_file()], len(scenes))
-    return None, []
-
-
-def _with_values(spec: MaskSpec, masks: Sequence[Path], scenes: int) -> tuple[MaskSpec, list[str]]:
-    found = sorted(set().union(*(_values(path) for path in _spread(masks, MASKS))))
-    values = (1,) if 1 in found or not any(found) else tuple(value for value in found if value)
-    notes = [f"the masks in {spec.folder.name} hold {found[:9]}: {list(values[:9])} is taken to mean unusable"]
-    if len(masks) < scenes:
-        notes.append(f"{scenes - len(masks)} of {scenes} scenes have no mask; a scene waits for its mask")
-    return spec.model_copy(update={"values": values}), notes
-
-
-def _values(path: Path) -> set[int]:
-    """Values in a mask but for its nodata; none where it cannot be read or is no mask."""
-    try:
-        with open_geotiff(path) as dataset:
-            if dataset.dtypes[0] not in INTEGER_TYPES or dataset.width * dataset.height > MASK_PIXELS:
-                return set()
-            return set(np.unique(dataset.read(1)).tolist()) - {dataset.nodatavals[0]}
-    except SceneError:
-        return set()
+def _scenes(timed: Timed, area: Extent, bands: Sequence[BandSpec]) -> tuple[SceneSpec, list[str]]:
+    """How scenes are read: with masks beside them, warped, zeros as values."""
+    paths = sorted(timed.times)
+    folders = sorted(path for path in timed.spec.folder.iterdir() if path.is_dir() and INPUT_ONLY.search(path.name))
+    mask, notes = find_masks(folders, paths)
+    firewall = FirewallSpec()
+    if not zeros_are_values(bands, firewall) and zeros_are_common(paths, bands):
+        firewall = FirewallSpec(zeros_are_values=True)
+        notes.append(
+            "0 is common in most scenes and is taken for a value (scenes.firewall.zeros_are_values); where it means no "
+            "data, set nodata = 0 in [[bands]] instead"
+        )
+    update = {"mask": mask, "off_grid": area.off_grid, "firewall": firewall}
+    return timed.spec.model_copy(update=update), notes
 
 
 def _regular(slots: Sequence[int]) -> bool:
@@ -399,10 +352,3 @@ def _changed(spec: S, key: str, value: Any) -> S:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_") or "product"
-
-
-def _spread(items: Sequence[T], most: int) -> list[T]:
-    """At most ``most`` of the items, first and last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

@@ -1,161 +1,240 @@
-"""What a slot is made of: one or several scenes, composed best first, written in strips on dask."""
+"""What a slot is made of: the scenes it shows, older versions kept for views of the past, where their pixels are."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
-
-from pipeline import cube as cubes
-from pipeline.errors import SceneError
 from pipeline.grid import Window
-from pipeline.quality import Quality, flags
-from pipeline.scene import Scene, Staged, open_geotiff, read, read_mask
-from pipeline.schema import CHUNK, BandGroup, Layout
-from pipeline.specs import MaskSpec
+from pipeline.ledger import Entry, FileKey, State
+from pipeline.scene import Fit, Scene
+from pipeline.scenetable import SceneRow, SceneTable, best_first
+from pipeline.schema import NO_LAYER
 from pipeline.times import TimeAxis
 
-STRIP = 2 * CHUNK  # rows a task: whole chunks, and whole blocks of common GeoTIFFs
-
-T = TypeVar("T")
 Version = tuple[str, datetime, str]  # Scene.version
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A scene on its way into a slot.
+class Arrival:
+    """A file that fits the contract, on its way into the cube.
 
     Attributes:
-        staged: the private copy of its file.
-        mask: the private copy of its mask, where the product has masks.
+        key: which file.
+        path: the private copy.
         scene: what it is.
         slot: where it belongs.
-        place: where it lies in the cube's grid.
+        fit: where it lies in the cube's grid.
+        mask: private copy of its mask and where that lies, where the product has masks.
+        lost: windows of the grid where the firewall has found it lost.
     """
 
-    staged: Staged
-    mask: Path | None
+    key: FileKey
+    path: Path
     scene: Scene
     slot: int
-    place: Window
+    fit: Fit
+    mask: tuple[Path, Fit] | None = None
+    lost: tuple[Window, ...] = ()
+
+    @property
+    def row(self) -> SceneRow:
+        """Its row of the scenes table, before anything is known of its pixels."""
+        return SceneRow(self.scene, self.slot, self.fit.place, file=(self.key.size, self.key.modified_ns))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A scene of a slot.
+
+    Attributes:
+        row: its row of the scenes table, as it is going to be.
+        index: of that row; None where it is new.
+        arrival: where its pixels come from; None: from the cube.
+        has_pixels: whether its pixels can be had.
+    """
+
+    row: SceneRow
+    index: int | None = None
+    arrival: Arrival | None = None
+    has_pixels: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
-    """The layers of one slot, best first."""
-
-    slot: int
-    layers: tuple[Layer, ...]
-
-    @classmethod
-    def of(cls, slot: int, layers: Iterable[Layer], axis: TimeAxis) -> Mosaic:
-        """Nearest to the slot's time first; it looks at the scenes alone, so that arrival order cannot matter."""
-
-        def rank(layer: Layer) -> tuple:
-            distance = abs(axis.valid_time(slot) - layer.scene.acquired)
-            return distance, layer.scene.acquired, layer.scene.tile, layer.scene.sha256
-
-        return cls(slot, tuple(sorted(layers, key=rank)))
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of writing mosaics.
+    """A slot as it is going to be.
 
     Attributes:
-        good: usable pixels of each scene, summed over band groups.
-        broken: faults; where there is one, nothing of the work may be committed.
+        slot: which one.
+        shown: what it is made of, best first.
+        hidden: older versions of these, kept for views of the past.
+        area: the parts of the grid that are written.
     """
 
-    good: dict[Version, int]
-    broken: dict[Version, SceneError]
+    slot: int
+    shown: tuple[Part, ...]
+    hidden: tuple[Part, ...]
+    area: tuple[Window, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every scene whose pixels it holds."""
+        return self.shown + self.hidden
+
+    def differs(self, before: Iterable[Part]) -> bool:
+        """Whether it holds other pixels than the slot did."""
+        stood = {part.row.scene.version for part in before if part.row.standing}
+        return stood != {part.row.scene.version for part in self.shown} or any(part.arrival for part in self.parts)
+
+    def seen(self, flags: Mapping[Version, int], lost: Mapping[Version, tuple[Window, ...]]) -> Mosaic:
+        """The same with other flags and lost windows for the versions named."""
+
+        def look(part: Part) -> Part:
+            version, arrival = part.row.scene.version, part.arrival
+            if arrival is not None and version in lost:
+                arrival = replace(arrival, lost=lost[version])
+            return replace(part, row=replace(part.row, flags=flags.get(version, part.row.flags)), arrival=arrival)
+
+        return replace(self, shown=tuple(map(look, self.shown)), hidden=tuple(map(look, self.hidden)))
 
 
 @dataclass(frozen=True, slots=True)
-class Canvas:
-    """One strip of one slot and band group while it is composed: ``data (band, y, x)`` in DN, ``quality (y, x)``."""
+class Settled:
+    """A slot after arrivals: every version of every scene in it, and the ledger's word on each arrival."""
 
-    group: BandGroup
-    window: Window
-    data: NDArray
-    quality: NDArray[np.uint8]
-
-    @classmethod
-    def empty(cls, group: BandGroup, window: Window) -> Canvas:
-        """A strip where all is missing."""
-        data = np.full((len(group.bands), *window.shape), group.bands[0].fill, group.dtype)
-        return cls(group, window, data, np.full(window.shape, Quality.MISSING, np.uint8))
+    parts: tuple[Part, ...]
+    entries: tuple[Entry, ...]
 
 
-def on_dask(calls: Iterable[Callable[[], T]]) -> list[T]:
-    """Results of independent calls, run by dask on threads, in order."""
-    from dask.base import compute
-    from dask.delayed import delayed
+def settle(before: Sequence[Part], arrivals: Sequence[Arrival]) -> Settled:
+    """Lets arrivals take their places among the versions that a slot has; it looks at the scenes alone.
 
-    tasks = [delayed(call, pure=False, traverse=False)() for call in calls]
-    return list(compute(*tasks, scheduler="threads"))
+    The highest rank stands; at equal revisions a file that was replaced in place stands instead of its old bytes.
+    """
+    parts, entries = list(before), []
+    by_name = sorted(arrivals, key=lambda one: one.key.name)
+    for arrival in sorted(by_name, key=lambda one: one.scene.rank):
+        twin = next((part for part in parts if part.row.scene.version == arrival.scene.version), None)
+        if twin is None or _returns(arrival, twin, parts):
+            parts = _enter(arrival, twin, parts)
+        elif twin.row.scene.source != arrival.scene.source:
+            detail = f"equal to {twin.row.scene.source}"
+            entries.append(Entry(arrival.key, State.DUPLICATE, arrival.scene.sha256, "same-bytes", detail))
+        else:  # a crash came between commit and ledger: the cube knows
+            entries.append(_word(twin.row, arrival.key, parts))
+    stood = {part.index for part in before if part.row.standing}
+    told = [part for part in parts if part.arrival or (part.index in stood and part.row.superseded)]
+    return Settled(tuple(parts), (*entries, *(_word(part.row, _key(part), parts) for part in told)))
 
 
-def write(root: zarr.Group, mosaics: Sequence[Mosaic], layout: Layout, mask: MaskSpec | None) -> Outcome:
-    """Writes every strip of every mosaic into the uncommitted cube at ``root``."""
-    if not mosaics:
-        return Outcome({}, {})
-    cubes.grow(root, layout, max(mosaic.slot for mosaic in mosaics) + 1)
-    height, width = layout.grid.shape
-    strips = [Window(y, min(y + STRIP, height), 0, width) for y in range(0, height, STRIP)]
-    results = on_dask(
-        partial(_write_strip, root, layout, mask, mosaic, strip) for mosaic in mosaics for strip in strips
+def _returns(arrival: Arrival, twin: Part, parts: Sequence[Part]) -> bool:
+    """Whether a version that the slot had once comes back: it was withdrawn, or replaced in place and put back."""
+    best = _standing(arrival.scene, parts)
+    replaced = twin.row.superseded and best is not None and _in_place(arrival.scene, best.row.scene)
+    return twin.row.withdrawn or replaced
+
+
+def _enter(arrival: Arrival, twin: Part | None, parts: Sequence[Part]) -> list[Part]:
+    """The versions with a new one, which stands or not; one that comes back keeps its row."""
+    best = _standing(arrival.scene, parts)
+    new = Part(arrival.row, arrival=arrival)
+    if twin is not None:
+        new = replace(new, row=replace(twin.row, withdrawn=False, superseded=False), index=twin.index)
+    others = [part for part in parts if part is not twin]
+    if best is None or _replaces(arrival.scene, best.row.scene):
+        return [*(_superseded(part) if part is best else part for part in others), new]
+    return [*others, _superseded(new)]
+
+
+def _standing(scene: Scene, parts: Iterable[Part]) -> Part | None:
+    return next((part for part in parts if part.row.standing and part.row.scene.identity == scene.identity), None)
+
+
+def _key(part: Part) -> FileKey:
+    return part.arrival.key if part.arrival else FileKey(part.row.scene.source, *part.row.file)
+
+
+def _word(row: SceneRow, key: FileKey, parts: Sequence[Part]) -> Entry:
+    """The ledger's word on a version of a scene."""
+    if row.standing:
+        return Entry(key, State.ACCEPTED, row.scene.sha256)
+    best = (part.row.scene for part in parts if part.row.standing and part.row.scene.identity == row.scene.identity)
+    detail = f"{next(best, row.scene).source} is a newer version"
+    return Entry(key, State.SUPERSEDED, row.scene.sha256, "older-revision", detail)
+
+
+def _replaces(scene: Scene, rival: Scene) -> bool:
+    return _in_place(scene, rival) or scene.rank > rival.rank
+
+
+def _in_place(scene: Scene, rival: Scene) -> bool:
+    return scene.source == rival.source and scene.revision == rival.revision
+
+
+def _superseded(part: Part) -> Part:
+    return replace(part, row=replace(part.row, superseded=True))
+
+
+def without(before: Sequence[Part], versions: Iterable[Version]) -> list[Part]:
+    """The versions of a slot once some are withdrawn: the best ones left that the cube has kept stand instead."""
+    gone = set(versions)
+    parts = [_withdrawn(part) if part.row.scene.version in gone else part for part in before]
+    taken = {part.row.scene.identity for part in parts if part.row.standing}
+    for part in sorted(parts, key=lambda part: part.row.scene.rank, reverse=True):
+        if part.row.kept and part.row.scene.identity not in taken:
+            taken.add(part.row.scene.identity)
+            parts[parts.index(part)] = replace(part, row=replace(part.row, superseded=False))
+    return parts
+
+
+def _withdrawn(part: Part) -> Part:
+    return replace(part, row=replace(part.row, withdrawn=True), has_pixels=False)
+
+
+def compose_slot(slot: int, parts: Sequence[Part], before: Sequence[Part], axis: TimeAxis, layers: int) -> Mosaic:
+    """The mosaic of a slot's versions.
+
+    Args:
+        slot: which one.
+        parts: every version, as :func:`settle` leaves them.
+        before: what the slot was made of, whose places are written too.
+        axis: of the cube.
+        layers: index of the first layer that is free.
+    """
+    standing = {part.row.scene.identity: part.row for part in parts if part.row.standing}
+    hidden = [part for part in parts if part.row.superseded and part.has_pixels and _was_known(part, standing)]
+    shown = [part for part in parts if part.row.standing]
+    placed, free = [], layers
+    for part in [*shown, *hidden]:
+        if part.row.layer == NO_LAYER and _needs_layer(part, [*shown, *hidden]):
+            part, free = replace(part, row=replace(part.row, layer=free)), free + 1
+        placed.append(part)
+    order = {id(row): i for i, row in enumerate(best_first([part.row for part in placed], axis))}
+    placed.sort(key=lambda part: order[id(part.row)])
+    return Mosaic(
+        slot,
+        tuple(part for part in placed if part.row.standing),
+        tuple(part for part in placed if not part.row.standing),
+        tuple(dict.fromkeys(part.row.place for part in [*parts, *before])),
     )
-    good: dict[Version, int] = defaultdict(int)
-    broken: dict[Version, SceneError] = {}
-    for result in results:
-        broken |= result.broken
-        for version, count in result.good.items():
-            good[version] += count
-    for mosaic in mosaics:
-        cubes.write_acquired(root, layout, mosaic.slot, mosaic.layers[0].scene.acquired)
-    return Outcome(dict(good), broken)
 
 
-def _write_strip(root: zarr.Group, layout: Layout, mask: MaskSpec | None, mosaic: Mosaic, strip: Window) -> Outcome:
-    good: dict[Version, int] = defaultdict(int)
-    for group in layout.groups:
-        canvas = Canvas.empty(group, strip)
-        for layer in mosaic.layers:
-            try:
-                good[layer.scene.version] += _lay(layer, canvas, layout, mask)
-            except SceneError as fault:
-                return Outcome({}, {layer.scene.version: fault})
-        cubes.write_window(root, group, mosaic.slot, strip, canvas.data, canvas.quality)
-    return Outcome(good, {})
+def _was_known(part: Part, standing: Mapping[tuple, SceneRow]) -> bool:
+    """Whether a superseded version was ever the best one known: it came before the one that stands."""
+    winner = standing.get(part.row.scene.identity)
+    known_first = winner is None or part.row.scene.available_at < winner.scene.available_at
+    return part.row.layer != NO_LAYER or known_first
 
 
-def _lay(layer: Layer, canvas: Canvas, layout: Layout, mask: MaskSpec | None) -> int:
-    """Lays a scene under what is there: it shows where that is missing, or where that is unusable and this is good."""
-    common = layer.place.intersection(canvas.window)
-    if common is None:
-        return 0
-    data, quality = _read_layer(layer, canvas.group, common, layout, mask)
-    rows, columns = common.within(canvas.window).slices
-    present = canvas.quality[rows, columns]
-    shows = ((present & Quality.MISSING) > 0) | ((present != 0) & (quality == 0))
-    canvas.quality[rows, columns] = np.where(shows, quality, present)
-    canvas.data[:, rows, columns] = np.where(shows, data, canvas.data[:, rows, columns])
-    return int((quality == 0).sum())
+def _needs_layer(part: Part, parts: Sequence[Part]) -> bool:
+    if not part.row.standing:
+        return True
+    return any(other is not part and other.row.place.intersection(part.row.place) for other in parts)
 
 
-def _read_layer(
-    layer: Layer, group: BandGroup, window: Window, layout: Layout, mask: MaskSpec | None
-) -> tuple[NDArray, NDArray[np.uint8]]:
-    with open_geotiff(layer.staged.path) as dataset:
-        data = read(dataset, group.bands, window.within(layer.place))
-    masked = None if mask is None or layer.mask is None else read_mask(layer.mask, mask, layout.grid, window)
-    return data, flags(data, group.bands, masked)
+def parts_of(table: SceneTable, slot: int) -> list[Part]:
+    """Every version that a slot of the cube has or had."""
+    rows = {index: table.row(index) for index in table.of_slot(slot)}
+    return [Part(row, index, has_pixels=row.kept) for index, row in rows.items()]

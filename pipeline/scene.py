@@ -1,39 +1,30 @@
-"""One acquisition: find it, take a private copy, open it safely, check it against the contract, read windows of it."""
+"""One acquisition: what it is, whether it keeps the contract, and how its pixels are asked for."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import product
-from math import ceil, isfinite
+from math import isclose, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import rasterio
-import rasterio.windows
-from numpy.typing import NDArray
+from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
+from pyproj.exceptions import ProjError
 
-from pipeline.errors import CubecastError, SceneError, StoreError
-from pipeline.grid import Window, misalignment, placement
-from pipeline.specs import BandSpec, MaskSpec, SceneSpec
+from pipeline.errors import SceneError
+from pipeline.geotiff import BandRequest, Facts, FileBand, Request, Target
+from pipeline.grid import Window, misalignment, overlap, placement
+from pipeline.header import declaration
+from pipeline.specs import FLOAT_TYPES, INTEGER_TYPES, BandSpec, MaskSpec, SceneSpec
 from pipeline.times import parse_time, stamp
 
-# Only GeoTIFF, and nothing beside the file: a VRT named .tif would read other files, an .aux.xml would change this one.
-GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-    "GTIFF_IGNORE_READ_ERRORS": "NO",
-}
-COPY_BLOCK = 1 << 20
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+MASK = "mask"  # the name of a mask's only band
+WARPED = 50  # the place of a warped file is too large by up to a few pixels and this part of the grid's side
+TOLERANCE = 1e-9  # of scale and offset, relative: they pass through text in TIFF tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,87 +85,76 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a scene must be to enter the cube."""
+    """What a scene must be to enter the cube.
+
+    Attributes:
+        bands: the cube's.
+        grid: the cube's, and so the area of interest: what lies beyond is left out.
+        off_grid: what is done about a scene whose pixels are not those of the grid.
+    """
 
     bands: tuple[BandSpec, ...]
     grid: GeoBox
+    off_grid: Literal["refuse", "warp"] = "refuse"
 
 
-def discover(spec: SceneSpec) -> list[Path]:
-    """Files of the inbox whose names match the pattern, by name; links and folders are left out.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A band of the cube as a file holds it.
 
-    Raises:
-        CubecastError: the folder does not exist.
+    Attributes:
+        name: the band's in the cube.
+        dtype: of the DN.
+        asked: number, fill, DN that mean missing, resampling.
     """
-    if not spec.folder.is_dir():
-        msg = f"scenes.folder is a folder of GeoTIFF scenes, found none at {spec.folder}: mend the configuration"
-        raise CubecastError(msg)
-    return sorted(path for path in spec.folder.glob(spec.glob) if path.is_file() and not path.is_symlink())
+
+    name: str
+    dtype: str
+    asked: BandRequest
 
 
-def stage(source: Path, folder: Path) -> Staged:
-    """Copies a scene into ``folder``, under its own name, and hashes it on the way.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Where a file lies in the cube's grid, and which of its bands are meant.
 
-    Raises:
-        SceneError: ``unstable``, the file changed while it was copied; ``unavailable``, it cannot be read.
-        StoreError: the copy cannot be written.
+    Attributes:
+        place: the part of the cube's grid that it covers; of a warped file up to a few pixels too large.
+        offset: row and column of the file's pixel at the corner of ``place``; (0, 0) where it is warped.
+        sources: in the contract's order of bands.
+        block: rows and columns of a block of the file.
+        target: the cube's grid, where the file is warped onto it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / source.name
-    try:
-        before = source.stat()
-        digest = _copy(source, target)
-        after = source.stat()
-    except OSError as error:
-        if error.errno in DISK_FULL or error.filename == str(target):
-            msg = f"a scene is copied aside before it is read, but {folder} cannot take it: {error}. Free space there"
-            raise StoreError(msg) from None
-        raise SceneError("unavailable", f"{source.name} cannot be copied: {error}") from None
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        target.unlink()
-        raise SceneError("unstable", f"{source.name} changed while it was read; it is tried again at the next ingest")
-    return Staged(source, target, digest)
+
+    place: Window
+    offset: tuple[int, int]
+    sources: tuple[Source, ...]
+    block: tuple[int, int]
+    target: Target | None = None
+
+    @property
+    def warp(self) -> bool:
+        """Whether the file is warped onto the cube's grid."""
+        return self.target is not None
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Numbers of the bands in the file, in the contract's order."""
+        return tuple(source.asked.index for source in self.sources)
 
 
-def _copy(source: Path, target: Path) -> str:
-    digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while block := reader.read(COPY_BLOCK):
-            digest.update(block)
-            writer.write(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def open_geotiff(path: Path) -> Iterator[DatasetReader]:
-    """Opens a GeoTIFF by content, and nothing else.
-
-    Raises:
-        SceneError: ``unreadable``.
-    """
-    try:
-        with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path, driver="GTiff", sharing=False) as dataset:
-            yield dataset
-    except RasterioError as error:
-        said = str(error.__cause__ or error).replace(str(path), path.name)  # our private copy is nobody's business
-        raise SceneError("unreadable", said) from None
-
-
-def identify(staged: Staged, spec: SceneSpec) -> Scene:
+def identify(staged: Staged, facts: Facts, spec: SceneSpec) -> Scene:
     """The scene that a file says it is.
 
     Raises:
-        SceneError: ``unreadable``, or ``no-time``: neither name nor tag holds a time that can be parsed.
+        SceneError: ``no-time``: neither name nor tag holds a time that can be parsed.
     """
-    with open_geotiff(staged.path) as dataset:
-        tags = dataset.tags()
-    acquired = acquisition_time(staged.source.name, tags, spec)
+    acquired = acquisition_time(staged.source.name, facts.tags, spec)
     return Scene(
         source=staged.source.name,
         tile=spec.tile_text(staged.source.name),
         acquired=acquired,
-        available_at=_available(acquired, tags, spec),
-        revision=tags.get(spec.revision_tag or "", ""),
+        available_at=_available(acquired, facts.tags, spec),
+        revision=facts.tags.get(spec.revision_tag or "", ""),
         sha256=staged.sha256,
     )
 
@@ -206,73 +186,127 @@ def _available(acquired: datetime, tags: dict[str, str], spec: SceneSpec) -> dat
         raise SceneError("no-time", f"tag {spec.available_tag}: {error}") from None
 
 
-def check(dataset: DatasetReader, contract: Contract) -> Window:
-    """Where the scene lies in the cube's grid.
+def check(facts: Facts, contract: Contract) -> Fit:
+    """Where a scene lies in the cube's grid and which of its bands are meant, once it keeps the contract.
 
     Raises:
-        SceneError: ``missing-band``, ``wrong-dtype``, ``wrong-crs``, ``off-grid`` or ``incomplete``.
+        SceneError: ``missing-band``, ``ambiguous-band``, ``wrong-dtype``, ``wrong-scale``, ``wrong-crs``, ``off-grid``,
+            ``outside`` or ``incomplete``.
     """
-    for band in contract.bands:
-        if band.index > dataset.count:
-            raise SceneError(
-                "missing-band", f"band {band.name!r} is number {band.index}, the scene has {dataset.count}"
-            )
-        found = dataset.dtypes[band.index - 1]
-        if found != band.dtype:
-            raise SceneError("wrong-dtype", f"band {band.name!r} is {band.dtype}, the scene's is {found}")
-    place = locate(dataset, contract.grid)
-    _check_whole(dataset, contract.bands)
+    indices = [_index(facts, band) for band in contract.bands]
+    for index, band in zip(indices, contract.bands, strict=True):
+        _check_values(facts, index, band)
+    fit = _placed(facts, contract, [_source(facts, *pair) for pair in zip(indices, contract.bands, strict=True)])
+    for source in fit.sources:
+        _check_whole(facts.bands[source.asked.index - 1], source.name)
+    return fit
+
+
+def _index(facts: Facts, band: BandSpec) -> int:
+    """Number of a band in the file, from 1."""
+    if not band.source:
+        if band.index > len(facts.bands):
+            detail = f"band {band.name!r} is number {band.index}, the scene has {len(facts.bands)}"
+            raise SceneError("missing-band", detail)
+        return band.index
+    found = [index for index, own in enumerate(facts.bands, 1) if own.description.strip() == band.source]
+    if len(found) == 1:
+        return found[0]
+    rule = f"band {band.name!r} is the one that the scene calls {band.source!r}"
+    if found:
+        raise SceneError("ambiguous-band", f"{rule}, but bands {', '.join(map(str, found))} are called so: set index")
+    names = ", ".join(own.description or f"band {index}, nameless" for index, own in enumerate(facts.bands, 1))
+    raise SceneError("missing-band", f"{rule}, but it has {names}")
+
+
+def _check_values(facts: Facts, index: int, band: BandSpec) -> None:
+    own = facts.bands[index - 1]
+    if own.dtype != band.dtype:
+        raise SceneError("wrong-dtype", f"band {band.name!r} is {band.dtype}, the scene's is {own.dtype}")
+    if band.declared is None:
+        return
+    said, (scale, offset) = declaration(own, facts.tags), band.declared
+    same = isclose(said.offset, offset, rel_tol=TOLERANCE, abs_tol=TOLERANCE * abs(scale))
+    if not (same and isclose(said.scale, scale, rel_tol=TOLERANCE)):
+        rule = f"scenes declare DN * {scale:.10g} + {offset:.10g} for band {band.name!r}"
+        fix = "convert its DN, or mend declared in [[bands]]"
+        raise SceneError("wrong-scale", f"{rule}, this one DN * {said.scale:.10g} + {said.offset:.10g}: {fix}")
+
+
+def _source(facts: Facts, index: int, band: BandSpec) -> Source:
+    declared = declaration(facts.bands[index - 1], facts.tags).nodata
+    missing = (*band.special, *(() if declared is None else (declared,)))
+    return Source(band.name, band.dtype, BandRequest(index, band.fill, missing, band.resampling))
+
+
+def _check_whole(band: FileBand, name: str) -> None:
+    """A GeoTIFF that is still being written opens, and reads as zeros where a block has no place in the file yet."""
+    if band.hollow and band.nodata is None:  # with a nodata in its header such blocks read as missing, which is true
+        detail = f"blocks of band {name!r} are not in the file, which has no nodata: "
+        raise SceneError("incomplete", f"{detail}is it still being written, or written with SPARSE_OK?")
+
+
+def _placed(facts: Facts, contract: Contract, sources: Sequence[Source]) -> Fit:
+    """Where a file lies: on whole pixels of the cube's grid, or anywhere where it may be warped."""
+    own, grid, block = _own_grid(facts), contract.grid, facts.bands[0].block
+    fault = misalignment(grid, own)
+    if fault is None:
+        whole = placement(grid, own)
+        place = whole.intersection(Window(0, grid.height, 0, grid.width))
+        if place is None:
+            seen = f"rows {whole.y0} to {whole.y1} and columns {whole.x0} to {whole.x1}"
+            raise SceneError("outside", f"it covers {seen} of a grid of {grid.height} rows and {grid.width} columns")
+        return Fit(place, (place.y0 - whole.y0, place.x0 - whole.x0), tuple(sources), block)
+    if contract.off_grid == "refuse":
+        fix = 'warp the scenes first, or set scenes.off_grid = "warp"'
+        raise SceneError("wrong-crs" if own.crs != grid.crs else "off-grid", f"{fault}: {fix}")
+    return Fit(_reached(grid, own), (0, 0), tuple(sources), block, _target(grid))
+
+
+def _own_grid(facts: Facts) -> GeoBox:
+    if facts.ground_points:
+        fix = "warp it to a grid first, for example with gdalwarp"
+        raise SceneError("off-grid", f"it is placed by ground control points (or RPCs) alone, it has no grid: {fix}")
+    if not facts.crs:
+        raise SceneError("wrong-crs", "it has no CRS: assign it, for example with gdal_edit.py -a_srs")
+    transform = Affine(*facts.transform)
+    if not all(map(isfinite, facts.transform)) or transform.is_identity or transform.is_degenerate:
+        raise SceneError("off-grid", f"it has no place on earth: its transform is {facts.transform}")
+    try:
+        return GeoBox((facts.height, facts.width), transform, facts.crs)
+    except ProjError as error:
+        raise SceneError("wrong-crs", f"PROJ does not know its CRS: {error}") from None
+
+
+def _reached(grid: GeoBox, own: GeoBox) -> Window:
+    """The part of the cube's grid that a file of another grid covers."""
+    try:
+        place = overlap(grid, own)
+    except ProjError as error:
+        raise SceneError("wrong-crs", f"no transformation leads from its CRS to the cube's: {error}") from None
+    if place is None:
+        raise SceneError("outside", "no part of it lies on the cube's grid")
     return place
 
 
-def _check_whole(dataset: DatasetReader, bands: Sequence[BandSpec]) -> None:
-    """A GeoTIFF that is still being written opens, and reads as zeros where a block has no place in the file yet."""
-    for band in bands:
-        if dataset.nodatavals[band.index - 1] is not None:
-            continue  # such blocks read as missing, which is true
-        height, width = dataset.block_shapes[band.index - 1]
-        blocks = product(range(ceil(dataset.width / width)), range(ceil(dataset.height / height)))
-        names = [f"BLOCK_OFFSET_{x}_{y}" for x, y in blocks]
-        absent = sum(dataset.get_tag_item(name, "TIFF", bidx=band.index) is None for name in names)
-        if absent:
-            detail = f"{absent} of {len(names)} blocks of band {band.name!r} are not in the file, which has no nodata: "
-            raise SceneError("incomplete", f"{detail}is it still being written, or written with SPARSE_OK?")
+def _target(grid: GeoBox) -> Target:
+    return Target(str(grid.crs), tuple(grid.transform)[:6], (grid.height, grid.width))
 
 
-def locate(dataset: DatasetReader, grid: GeoBox) -> Window:
-    """Where a raster lies in a grid.
+def request(path: Path, fit: Fit, names: Sequence[str], window: Window) -> Request:
+    """What to ask of a file for some bands in a window of the cube's grid.
 
-    Raises:
-        SceneError: ``wrong-crs`` or ``off-grid``.
+    Args:
+        path: the private copy of the file.
+        fit: where the file lies.
+        names: bands of the cube, all of one type.
+        window: in the cube's grid, inside ``fit.place``.
     """
-    if dataset.crs is None:
-        raise SceneError("wrong-crs", "it has no CRS")
-    if not all(map(isfinite, dataset.transform)):
-        raise SceneError("off-grid", f"its transform is {tuple(dataset.transform)[:6]}")
-    own = GeoBox(dataset.shape, dataset.transform, dataset.crs.to_wkt())
-    fault = misalignment(grid, own)
-    if fault is not None:
-        raise SceneError("wrong-crs" if own.crs != grid.crs else "off-grid", fault)
-    return placement(grid, own)
-
-
-def read(dataset: DatasetReader, bands: Sequence[BandSpec], window: Window) -> NDArray:
-    """DN of ``bands`` in a window of the scene: ``(band, y, x)``, in the bands' common type; missing pixels are fill.
-
-    Raises:
-        SceneError: ``unreadable``, a block cannot be decoded.
-    """
-    data = dataset.read([band.index for band in bands], window=_rasterio_window(window))
-    for layer, band in zip(data, bands, strict=True):
-        declared = dataset.nodatavals[band.index - 1]
-        if declared is not None and isfinite(declared) and declared != band.fill:
-            layer[layer == np.float64(declared).astype(_wide(layer.dtype))] = band.fill
-    return data
-
-
-def _wide(dtype: np.dtype) -> np.dtype:
-    """A type that holds a declared nodata as exactly as the scene does: files declare 3.5 for bytes."""
-    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+    by_name = {source.name: source for source in fit.sources}
+    chosen = [by_name[name] for name in names]
+    rows, columns = (0, 0) if fit.warp else (fit.place.y0 - fit.offset[0], fit.place.x0 - fit.offset[1])
+    own = (window.y0 - rows, window.y1 - rows, window.x0 - columns, window.x1 - columns)
+    return Request(path, tuple(source.asked for source in chosen), chosen[0].dtype, own, fit.target)
 
 
 def mask_path(scene: Path, spec: MaskSpec) -> Path:
@@ -280,55 +314,52 @@ def mask_path(scene: Path, spec: MaskSpec) -> Path:
     return spec.folder / f"{scene.stem}{spec.suffix}{scene.suffix}"
 
 
-def stage_mask(scene: Path, spec: MaskSpec, folder: Path) -> Path:
-    """A private copy of the mask that belongs to a scene.
+def check_mask(facts: Facts, spec: MaskSpec, contract: Contract, scene: Fit) -> Fit:
+    """Where a mask lies, once it covers its scene; the rest of the grid it says is unusable.
+
+    Beside a warped scene a mask is warped as well, whatever its grid: the place of such a scene is a little too large.
 
     Raises:
-        SceneError: ``no-mask``, or the faults of :func:`stage`.
+        SceneError: ``wrong-dtype``, ``wrong-crs``, ``off-grid``, ``outside`` or ``incomplete``; see
+            :func:`blaming_mask`.
     """
-    path = mask_path(scene, spec)
-    if not path.is_file():
-        raise SceneError("no-mask", f"the mask {path.name} is not there (yet); the scene is tried again at next ingest")
-    return stage(path, folder).path
+    band = facts.bands[0]
+    fit = _placed(facts, contract, [Source(MASK, band.dtype, BandRequest(1, _outside(band, spec)))])
+    if scene.warp and not fit.warp:
+        fit = replace(fit, offset=(0, 0), target=scene.target)
+    height, width = contract.grid.shape
+    slack = 4 + max(height, width) // WARPED if fit.warp else 0
+    if fit.place.grown(slack, (height, width)).intersection(scene.place) != scene.place:
+        raise SceneError("off-grid", "it is smaller than the scene")
+    _check_whole(band, MASK)
+    return fit
 
 
-def check_mask(path: Path, grid: GeoBox, place: Window) -> None:
-    """Checks that a mask covers its scene, which lies at ``place`` in the grid.
+def _outside(band: FileBand, spec: MaskSpec) -> float:
+    """What a mask reads as where it is not: its nodata, which so stays what it is, or a value that means unusable.
 
     Raises:
-        SceneError: ``bad-mask``.
+        SceneError: ``wrong-dtype``.
     """
-    with _open_mask(path) as dataset:
-        _inside(dataset, grid, place)
+    if band.dtype not in (*INTEGER_TYPES, *FLOAT_TYPES):
+        raise SceneError("wrong-dtype", f"it is {band.dtype}, a mask is an integer of up to 32 bit or a float")
+    info = np.iinfo(band.dtype) if band.dtype in INTEGER_TYPES else np.finfo(band.dtype)
+    known = [float(value) for value in (band.nodata, *spec.values) if value is not None]
+    return next((value for value in known if info.min <= value <= info.max and value.is_integer()), 0.0)
 
 
-def read_mask(path: Path, spec: MaskSpec, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
-    """Where a mask makes pixels of the cube's window unusable: ``(y, x)``.
-
-    Raises:
-        SceneError: ``bad-mask``.
-    """
-    with _open_mask(path) as dataset:
-        return np.isin(dataset.read(1, window=_rasterio_window(_inside(dataset, grid, window))), spec.values)
+def mask_request(path: Path, fit: Fit, window: Window) -> Request:
+    """What to ask of a mask for a window of the cube's grid that its scene covers; ``(1, y, x)`` in its own type."""
+    return request(path, fit, (MASK,), window)
 
 
 @contextmanager
-def _open_mask(path: Path) -> Iterator[DatasetReader]:
-    """A fault of a mask is no fault of its scene, which is tried again."""
+def blaming_mask(name: str) -> Iterator[None]:
+    """Turns any fault of a file into ``bad-mask``: it is no fault of the scene, which is tried again."""
     try:
-        with open_geotiff(path) as dataset:
-            yield dataset
+        yield
     except SceneError as fault:
-        detail = f"the mask {path.name}: {fault.detail}; mend the mask, the scene is tried again at the next ingest"
+        if fault.reason == "bad-mask":
+            raise
+        detail = f"the mask {name}: {fault.detail}; mend the mask, the scene is tried again at the next ingest"
         raise SceneError("bad-mask", detail) from None
-
-
-def _inside(dataset: DatasetReader, grid: GeoBox, window: Window) -> Window:
-    inner = window.within(locate(dataset, grid))
-    if inner.y0 < 0 or inner.x0 < 0 or inner.y1 > dataset.height or inner.x1 > dataset.width:
-        raise SceneError("off-grid", "it is smaller than the scene")
-    return inner
-
-
-def _rasterio_window(window: Window) -> rasterio.windows.Window:
-    return rasterio.windows.Window.from_slices(*window.slices)

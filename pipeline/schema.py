@@ -4,7 +4,12 @@ One Zarr v3 group per kind of band (same type, scale, offset and fill), each a C
 
     /                 schema_version, layout
     /int16/           data (time, band, y, x), quality (time, y, x), acquired (time), time, band, y, x, spatial_ref
+    /layers/int16/    data (layer, band, y, x), quality (layer, y, x): what scenes hold that their slot does not show
     /scenes/          one row for every scene that is or was in the cube
+
+A slot that one scene fills is all there is of it. Where several meet (tiles that overlap, a second acquisition, a newer
+revision), each keeps in a layer of its own the chunks that the slot does not show as they are, so that what was known
+at a past time, or would be without a withdrawn scene, can always be composed again.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -29,21 +34,46 @@ from pipeline.quality import Quality
 from pipeline.specs import AxisSpec, BandSpec, GridSpec
 from pipeline.times import TimeAxis
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # 1 had no layers, and one slot's older versions in older snapshots alone
 CHUNK = 256  # pixels a side; a slot is written once and whole, so one slot a chunk
+QUALITY_CHUNK = 512  # quality is mostly one value: fewer, larger chunks cost next to nothing to read
 ROWS_CHUNK = 1024  # scenes a chunk of the scenes table
+REFERENCES = 8192  # chunks that a manifest names: one is written anew with every commit
 UNKNOWN_TIME = np.iinfo(np.int64).min
+NO_LAYER = -1
+AS_IN_SLOT = 255  # quality of a layer's pixel that the slot shows as it is; all flags at once mean nothing else
 
-SCENE_COLUMNS: dict[str, Any] = {
-    "source": str,
-    "tile": str,
-    "acquired": np.int64,
-    "available_at": np.int64,
-    "revision": str,
-    "sha256": str,
-    "slot": np.int64,
-    "valid_fraction": np.float32,
-    "superseded": np.bool_,
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the scenes table: its type, how many numbers a row has, and what rows of an older schema hold."""
+
+    dtype: Any
+    width: int = 0
+    default: Any = None
+
+
+OF_THE_FILE = frozenset({"index", "source", "declared", "resampling"})  # settings of a band that say how files are read
+
+
+SCENE_COLUMNS: dict[str, Column] = {
+    "source": Column(str),
+    "tile": Column(str),
+    "acquired": Column(np.int64),
+    "available_at": Column(np.int64),
+    "revision": Column(str),
+    "sha256": Column(str),
+    "slot": Column(np.int64),
+    "valid_fraction": Column(np.float32),
+    "superseded": Column(np.bool_),
+    "withdrawn": Column(np.bool_, default=False),
+    "flags": Column(np.uint8, default=0),  # bits of quality that all its pixels share
+    "layer": Column(np.int64, default=NO_LAYER),
+    "place": Column(np.int64, 4, default=(0, 0, 0, 0)),  # y0, y1, x0, x1 in the grid; empty: the whole grid
+    "fingerprint": Column(np.int64, default=0),
+    "levels": Column(np.float64, 3, default=(np.nan, np.nan, np.nan)),  # 1st, 50th, 99th percentile
+    "file": Column(np.int64, 2, default=(0, 0)),  # size in bytes, time of modification in ns
 }
 
 
@@ -120,19 +150,44 @@ def create(root: zarr.Group, layout: Layout) -> None:
     root.attrs.update({"schema_version": SCHEMA_VERSION, "layout": layout.to_attributes()})
     for group in layout.groups:
         _create_group(root.create_group(group.name), group, layout)
-    _create_scenes(root.create_group("scenes"))
+    _create_layers(root, layout)
+    _create_columns(root.create_group("scenes"), SCENE_COLUMNS, 0)
+
+
+def upgrade(root: zarr.Group) -> None:
+    """Brings a writable cube of an older schema to this one; its chunks stay as they are."""
+    if root.attrs["schema_version"] == SCHEMA_VERSION:
+        return
+    table = cast("zarr.Group", root["scenes"])
+    absent = {name: column for name, column in SCENE_COLUMNS.items() if name not in table}
+    _create_columns(table, absent, cast("zarr.Array", table["slot"]).shape[0])
+    _create_layers(root, read(root))
+    root.attrs["schema_version"] = SCHEMA_VERSION
+
+
+def manifest_slots(layout: Layout) -> int:
+    """Slots whose chunks share a manifest, so that a commit writes about as many references however old the cube is."""
+    chunks = ceil(layout.grid.height / CHUNK) * ceil(layout.grid.width / CHUNK)
+    return max(1, min(512, REFERENCES // chunks))
 
 
 def check(root: zarr.Group, layout: Layout) -> None:
     """Raises StoreError where a cube was made for another layout."""
     found = read(root)
-    differences = list(_differences("", layout.to_attributes(), found.to_attributes()))
+    differences = list(_differences("", _kept(layout), _kept(found)))
     if differences:
         msg = (
             f"a cube keeps the product, bands, grid and axis it was made with, but {'; '.join(differences)}. "
             "Restore the old configuration, or choose another workspace and ingest again"
         )
         raise StoreError(msg)
+
+
+def _kept(layout: Layout) -> dict[str, Any]:
+    """What a cube keeps of its layout; how the scenes' files are read may change."""
+    attributes = layout.to_attributes()
+    bands = [{key: value for key, value in band.items() if key not in OF_THE_FILE} for band in attributes["bands"]]
+    return attributes | {"bands": bands}
 
 
 def _differences(name: str, asked: Any, stored: Any) -> Iterator[str]:
@@ -154,8 +209,9 @@ def read(root: zarr.Group) -> Layout:
         StoreError: no cube of ours, or of a newer schema.
     """
     version = root.attrs.get("schema_version")
-    if version != SCHEMA_VERSION:
-        msg = f"this cubecast reads cubes of schema_version {SCHEMA_VERSION}, found {version}: update cubecast"
+    if version not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        msg = f"this cubecast reads cubes of schema_version {known}, found {version}: update cubecast"
         raise StoreError(msg)
     return Layout.from_attributes(cast("dict[str, Any]", root.attrs["layout"]))
 
@@ -172,32 +228,12 @@ def _json_band(band: BandSpec) -> dict[str, Any]:
 
 def _compressors() -> list[Any]:
     """The checksum makes a flipped bit an error: without it 104 of 120 flips read back as other numbers, silently."""
-    return [BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()]
+    return [BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle"), Crc32cCodec()]
 
 
 def _create_group(arrays: zarr.Group, group: BandGroup, layout: Layout) -> None:
-    grid = layout.grid
-    tile = (min(CHUNK, grid.height), min(CHUNK, grid.width))
-    shape = (0, len(group.bands), grid.height, grid.width)
-    data = arrays.create_array(
-        "data",
-        shape=shape,
-        chunks=(1, len(group.bands), *tile),
-        dtype=group.dtype,
-        fill_value=group.dtype.type(group.bands[0].fill),
-        compressors=_compressors(),
-        dimension_names=("time", "band", "y", "x"),
-    )
+    data, quality = _create_pixels(arrays, group, layout.grid, "time", int(Quality.MISSING))
     data.attrs.update(_data_attributes(group))
-    quality = arrays.create_array(
-        "quality",
-        shape=(0, *shape[2:]),
-        chunks=(1, *tile),
-        dtype="uint8",
-        fill_value=int(Quality.MISSING),  # a slot without a scene is missing, not good
-        compressors=_compressors(),
-        dimension_names=("time", "y", "x"),
-    )
     quality.attrs.update(
         {
             "flag_masks": [int(flag) for flag in Quality],
@@ -205,7 +241,42 @@ def _create_group(arrays: zarr.Group, group: BandGroup, layout: Layout) -> None:
             "grid_mapping": "spatial_ref",
         }
     )
-    _create_coordinates(arrays, group, grid)
+    _create_coordinates(arrays, group, layout.grid)
+
+
+def _create_layers(root: zarr.Group, layout: Layout) -> None:
+    layers = root.create_group("layers")
+    for group in layout.groups:
+        _create_pixels(layers.create_group(group.name), group, layout.grid, "layer", AS_IN_SLOT)
+
+
+def _create_pixels(
+    arrays: zarr.Group, group: BandGroup, grid: GeoBox, axis: str, quality_fill: int
+) -> tuple[zarr.Array, zarr.Array]:
+    """The empty arrays ``data`` and ``quality`` over an axis of slots or layers."""
+    data = arrays.create_array(
+        "data",
+        shape=(0, len(group.bands), *grid.shape),
+        chunks=(1, len(group.bands), *_tile(grid, CHUNK)),
+        dtype=group.dtype,
+        fill_value=group.dtype.type(group.bands[0].fill),
+        compressors=_compressors(),
+        dimension_names=(axis, "band", "y", "x"),
+    )
+    quality = arrays.create_array(
+        "quality",
+        shape=(0, *grid.shape),
+        chunks=(1, *_tile(grid, QUALITY_CHUNK)),
+        dtype="uint8",
+        fill_value=quality_fill,  # a slot without a scene is missing, not good
+        compressors=_compressors(),
+        dimension_names=(axis, "y", "x"),
+    )
+    return data, quality
+
+
+def _tile(grid: GeoBox, side: int) -> tuple[int, int]:
+    return min(side, grid.height), min(side, grid.width)
 
 
 def _data_attributes(group: BandGroup) -> dict[str, Any]:
@@ -217,7 +288,16 @@ def _data_attributes(group: BandGroup) -> dict[str, Any]:
     attributes = {"_FillValue": encoded, "grid_mapping": "spatial_ref", "band_units": units}
     if band.scale != 1 or band.offset != 0:
         attributes |= {"scale_factor": band.scale, "add_offset": band.offset}
+    if any(band.period for band in group.bands):
+        attributes["band_cell_methods"] = [_cell_method(band) for band in group.bands]
     return attributes | ({"units": units[0]} if len(set(units)) == 1 else {})
+
+
+def _cell_method(band: BandSpec) -> str:
+    """How a band's value belongs to its time, as CF writes it (CF 1.11, section 7.3)."""
+    if band.period is None:
+        return "time: point"
+    return f"time: sum (interval: {band.period.total_seconds():.0f} s comment: time is the {band.time_labels})"
 
 
 def _create_coordinates(arrays: zarr.Group, group: BandGroup, grid: GeoBox) -> None:
@@ -289,8 +369,16 @@ def _wkt(grid: GeoBox) -> str:
     return grid.crs.to_wkt()
 
 
-def _create_scenes(table: zarr.Group) -> None:
-    for name, kind in SCENE_COLUMNS.items():
-        table.create_array(
-            name, shape=(0,), chunks=(ROWS_CHUNK,), dtype=kind, compressors=_compressors(), dimension_names=("scene",)
+def _create_columns(table: zarr.Group, columns: dict[str, Column], rows: int) -> None:
+    for name, column in columns.items():
+        wide = (column.width,) if column.width else ()
+        array = table.create_array(
+            name,
+            shape=(rows, *wide),
+            chunks=(ROWS_CHUNK, *wide),
+            dtype=column.dtype,
+            compressors=_compressors(),
+            dimension_names=("scene", f"{name}_part")[: 1 + len(wide)],
         )
+        if rows:
+            array[...] = np.full((rows, *wide), column.default, column.dtype)

@@ -8,6 +8,7 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.document import iso
 from pipeline.predictor import Forecast, Source
 from pipeline.raster import Overviews, RasterBand, encode
 from pipeline.specs import BandSpec
@@ -66,4 +67,7 @@ def quality_sheet(forecast: Forecast, lead: int, cadence: timedelta) -> Sheet:
 
 def _value_band(band: BandSpec, quantity: str, *, alone: bool) -> RasterBand:
     name = quantity if alone else f"{band.name}_{quantity}"
-    return RasterBand(name, band.units, band.scale, band.offset, {"cube_band": band.name, "quantity": quantity})
+    tags = {"cube_band": band.name, "quantity": quantity}
+    if band.period is not None:
+        tags |= {"period": iso(band.period), "time_labels": band.time_labels}
+    return RasterBand(name, band.units, band.scale, band.offset, tags)

@@ -1,25 +1,45 @@
-"""The durable, versioned home of a cube: one writer at a time, every commit a snapshot that stays readable."""
+"""The durable, versioned home of a cube: every commit a snapshot that stays readable, none lost to another writer."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Iterator
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, TypeVar
 
 import zarr
 from zarr.errors import GroupNotFoundError
 
 from pipeline.durable import locked
+from pipeline.chunkio import tune
 from pipeline.errors import StoreError
+from pipeline.filesystem import check_local
+from pipeline.repository import (
+    BRANCH,
+    MANIFEST_SLOTS,
+    Bucket,
+    Location,
+    NoCubeError,
+    make_repository,
+    open_repository,
+    reason,
+    sync,
+    trouble,
+)
+from pipeline.specs import StoreSpec
+from pipeline.transaction import SETTLED, ConflictError, Fork, Transaction, sweep
 
-BRANCH = "main"
-WRITING = "writing-"  # branches of a writer at work; what a killed one leaves is swept by the next
+__all__ = ["BRANCH", "Bucket", "Commit", "ConflictError", "CubeStore", "Fork", "NoCubeError", "Transaction"]
+
+TRIES = 20
+LONGEST_PAUSE = 2.0  # s
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,47 +52,23 @@ class Commit:
     metadata: dict[str, Any]
 
 
-class Transaction:
-    """One writer's uncommitted work; it becomes a snapshot as a whole or not at all."""
-
-    def __init__(self, repository: Any, path: Path) -> None:
-        """Starts at the newest snapshot of the Icechunk repository at ``path``, whose lock the caller holds."""
-        self._repository = repository
-        self._path = path
-        self._branch = f"{WRITING}{uuid4().hex}"
-        self._base = repository.lookup_branch(BRANCH)
-        repository.create_branch(self._branch, self._base)
-        self._session = repository.writable_session(self._branch)
-
-    @property
-    def group(self) -> zarr.Group:
-        """The root group, writable."""
-        return zarr.open_group(self._session.store, mode="a")
-
-    def discard(self) -> None:
-        """Forgets everything written since the last commit."""
-        self._session.discard_changes()
-
-    def commit(self, message: str, metadata: dict[str, Any]) -> str:
-        """Makes the work a snapshot, durable against a power cut, and returns its id.
-
-        Icechunk never calls fsync; a branch that reaches the disk before its snapshot does is unreadable (4 of 12 cut
-        repositories). So the work is committed aside and on the disk before the cube's branch points to it.
-        """
-        snapshot = str(self._session.commit(message, metadata=metadata))
-        _sync_filesystem(self._path)
-        self._repository.reset_branch(BRANCH, snapshot, from_snapshot_id=self._base)
-        _sync_filesystem(self._path)
-        self._base = snapshot
-        self._session = self._repository.writable_session(self._branch)
-        return snapshot
-
-
 @dataclass(frozen=True, slots=True)
 class CubeStore:
-    """An Icechunk repository on a local file system."""
+    """An Icechunk repository in a folder of a local disk, or in a bucket.
 
-    path: Path
+    >>> str(CubeStore.of(StoreSpec(url="s3://weather/hrv"), Path("work/hrv/cube")))
+    's3://weather/hrv'
+    """
+
+    location: Location
+
+    @classmethod
+    def of(cls, spec: StoreSpec, folder: Path) -> CubeStore:
+        """The store that the configuration names; ``folder`` where it names none."""
+        return cls(Bucket(spec.url, spec.endpoint, spec.region) if spec.url else folder)
+
+    def __str__(self) -> str:
+        return str(self.location)
 
     def exists(self) -> bool:
         """Whether a cube was ever committed here."""
@@ -83,21 +79,64 @@ class CubeStore:
         return True
 
     @contextmanager
-    def writer(self) -> Iterator[Transaction]:
-        """The one writer; makes the repository where there is none. Others wait.
+    def writer(self, *, manifest_slots: int = MANIFEST_SLOTS) -> Iterator[Transaction]:
+        """A writer; makes the repository where there is none. On a local disk it is the only one, others wait.
 
-        Concurrent commits to a local repository lose acknowledged ones (74 of 240 measured), hence the lock.
+        Concurrent commits to a local repository lose acknowledged ones (74 of 240 measured), hence the lock. In a
+        bucket each commit is a conditional put: of two writers one gets a ConflictError.
+
+        Args:
+            manifest_slots: chunks along ``time`` that share one manifest; what a repository was made with stays.
 
         Raises:
-            StoreError: the folder holds something else, or the disk does not take the work.
+            StoreError: the folder holds something else or is no local one, or the disk or the server does not take
+                the work.
         """
-        with _disk(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            with locked(self.path.with_suffix(".lock")):
-                repository = _open_or_make(self.path)
-                _sweep(repository)
-                yield Transaction(repository, self.path)
-                _sweep(repository)
+        with self.alone(manifest_slots=manifest_slots) as repository:
+            transaction = Transaction(repository, self.location)
+            try:
+                yield transaction
+            finally:
+                transaction.close()
+
+    def update(self, change: Callable[[Transaction], T], *, manifest_slots: int = MANIFEST_SLOTS) -> T:
+        """What ``change`` returns; it reads, writes and commits, and is called again when another writer was faster.
+
+        Args:
+            change: starts from what the transaction's group holds, so that a second call sees the other's commit.
+            manifest_slots: see ``writer``.
+
+        Raises:
+            ConflictError: 20 times in a row another writer was faster.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                with self.writer(manifest_slots=manifest_slots) as transaction:
+                    return change(transaction)
+            except ConflictError:
+                if attempt == TRIES:
+                    raise
+            time.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.05 * 2**attempt)))
+        raise AssertionError
+
+    @contextmanager
+    def alone(self, *, manifest_slots: int | None = None) -> Iterator[Any]:
+        """The Icechunk repository under the writers' lock, where there is one; for what is no commit of data.
+
+        Args:
+            manifest_slots: makes the repository where there is none.
+
+        Raises:
+            StoreError: no cube, a folder that is no local one, or the disk or server fails.
+        """
+        with trouble(self.location), self._lock():
+            if manifest_slots is None:
+                repository = open_repository(self.location)
+            else:
+                repository = make_repository(self.location, manifest_slots)
+            if isinstance(self.location, Path):
+                sweep(repository, datetime.now(UTC) + timedelta(days=1))
+            yield repository
 
     def tip(self) -> str:
         """Id of the newest snapshot.
@@ -105,115 +144,120 @@ class CubeStore:
         Raises:
             StoreError: no cube.
         """
-        return str(self._open().lookup_branch(BRANCH))
+        with trouble(self.location):
+            return str(self._open().lookup_branch(BRANCH))
 
     def group(self, snapshot: str | None = None) -> zarr.Group:
-        """The root group at a snapshot (default: the newest), read-only.
+        """The root group at a snapshot's id (default: the newest), read-only.
 
         Raises:
             StoreError: no such cube or snapshot.
         """
-        import icechunk
-
+        tune()
         repository = self._open()
         snapshot = snapshot or str(repository.lookup_branch(BRANCH))
-        try:
-            next(repository.ancestry(snapshot_id=snapshot))  # a session of an unknown one looks like an empty cube
-            session = repository.readonly_session(snapshot_id=snapshot)
-        except (icechunk.IcechunkError, ValueError) as error:
-            reason = _first_line(error)
-            msg = f"{self.path} has no snapshot {snapshot}: it was expired, or belongs to another product ({reason})"
-            raise StoreError(msg) from None
-        with _disk(self.path):
+        self._check_known(repository, snapshot)  # a session of an unknown one looks like an empty cube
+        with trouble(self.location):
             try:
-                return zarr.open_group(session.store, mode="r")
+                return zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r")
             except GroupNotFoundError:
-                raise NoCubeError(self.path) from None
+                raise NoCubeError(self.location) from None
 
     def history(self) -> Iterator[Commit]:
-        """Every snapshot, newest first."""
-        for entry in self._open().ancestry(branch=BRANCH):
-            yield Commit(entry.id, entry.written_at, entry.message, dict(entry.metadata))
+        """Every snapshot, newest first; of expired ones nothing is left."""
+        with trouble(self.location):
+            for entry in self._open().ancestry(branch=BRANCH):
+                if SETTLED not in entry.metadata:
+                    yield Commit(entry.id, entry.written_at, entry.message, dict(entry.metadata))
 
-    def _open(self) -> Any:
+    def tags(self) -> dict[str, str]:
+        """Names of snapshots that never expire, and the snapshots' ids."""
+        repository = self._open()
+        with trouble(self.location):
+            return {name: str(repository.lookup_tag(name)) for name in sorted(repository.list_tags())}
+
+    def tag(self, name: str, snapshot: str | None = None) -> str:
+        """Gives a snapshot (default: the newest) a name that keeps it from expiring, and returns its id.
+
+        Raises:
+            StoreError: a bad name, one that another snapshot has or a removed tag had, or no such snapshot.
+        """
+        _check_name(name)
+        with self.alone() as repository:
+            snapshot = self._check_known(repository, snapshot or str(repository.lookup_branch(BRANCH)))
+            named = self.tags().get(name, snapshot)
+            if named != snapshot:
+                msg = f"a tag names one snapshot for good, but {name} of {self} names {named}: choose another name"
+                raise StoreError(msg)
+            if name not in self.tags():
+                self._make_tag(repository, name, snapshot)
+            return snapshot
+
+    def untag(self, name: str) -> None:
+        """Lets the snapshot of a tag expire; the name is never given again.
+
+        Raises:
+            StoreError: no such tag.
+        """
+        with self.alone() as repository:
+            if name not in repository.list_tags():
+                msg = f"{self} has no tag {name!r}; it has {', '.join(self.tags()) or 'none'}"
+                raise StoreError(msg)
+            repository.delete_tag(name)
+            sync(self.location)
+
+    def resolve(self, ref: str) -> str:
+        """Id of the snapshot that a tag's name or an id stands for.
+
+        Raises:
+            StoreError: neither.
+        """
+        repository = self._open()
+        with trouble(self.location):
+            if ref in repository.list_tags():
+                return str(repository.lookup_tag(ref))
+        return self._check_known(repository, ref)
+
+    def _make_tag(self, repository: Any, name: str, snapshot: str) -> None:
         import icechunk
 
-        with _disk(self.path):
-            if not self.path.is_dir() or not icechunk.Repository.exists(_storage(self.path)):
-                raise NoCubeError(self.path)
-            return icechunk.Repository.open(_storage(self.path), config=_config())
+        try:
+            repository.create_tag(name, snapshot)
+        except icechunk.IcechunkError as error:
+            if "already exists" not in str(error):
+                raise
+            msg = f"a removed tag's name is not given again, but {self} had {name} once: choose another name"
+            raise StoreError(msg) from None
+        sync(self.location)
+
+    def _check_known(self, repository: Any, snapshot: str) -> str:
+        import icechunk
+
+        try:
+            return str(repository.lookup_snapshot(snapshot).id)
+        except (icechunk.IcechunkError, ValueError) as error:
+            msg = f"{self} has no snapshot {snapshot}: it was expired, or belongs to another product ({reason(error)})"
+            raise StoreError(msg) from None
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        if isinstance(self.location, Bucket):
+            yield
+            return
+        check_local(self.location)
+        self.location.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.location.with_suffix(".lock")):
+            yield
+
+    def _open(self) -> Any:
+        return open_repository(self.location)
 
 
-class NoCubeError(StoreError):
-    """Nothing was ever ingested."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"a cube is made by ingest, but {path} holds none: run cubecast ingest first")
-
-
-def _open_or_make(path: Path) -> Any:
-    import icechunk
-
-    if any(path.iterdir()) and not icechunk.Repository.exists(_storage(path)):
-        msg = f"a cube has a folder of its own, but {path} holds other files: move them, or choose another workspace"
-        raise StoreError(msg)
-    return icechunk.Repository.open_or_create(_storage(path), config=_config())
-
-
-def _sweep(repository: Any) -> None:
-    """Removes writers' branches; their snapshots stay if the cube's branch has reached them."""
-    for branch in repository.list_branches():
-        if branch.startswith(WRITING):
-            repository.delete_branch(branch)
-
-
-def _storage(path: Path) -> Any:
-    import icechunk
-
-    # Icechunk warns on every open that its local storage needs one writer at a time: the lock is that writer.
-    icechunk.set_logs_filter("error")
-    return icechunk.local_filesystem_storage(str(path))
-
-
-def _config() -> Any:
-    import icechunk
-
-    config = icechunk.RepositoryConfig.default()
-    by_time: dict[Any, int] = {icechunk.ManifestSplitDimCondition.DimensionName("time"): 512}
-    split = icechunk.ManifestSplittingConfig.from_dict({icechunk.ManifestSplitCondition.AnyArray(): by_time})
-    config.manifest = icechunk.ManifestConfig(splitting=split)
-    return config
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Faults of the disk and of the repository as a sentence."""
-    import icechunk
-
-    try:
-        yield
-    except (OSError, icechunk.IcechunkError) as error:
+def _check_name(name: str) -> None:
+    """A tag's name is a part of a path and of messages, and never looks like an id."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or re.fullmatch(r"[0-9A-Z]{20}", name):
         msg = (
-            f"a cube's folder can be read and written, but {path} cannot: {_first_line(error)}. "
-            "Mend its permissions, free space on its disk, or restore it where it is damaged"
+            f"a tag's name is up to 64 letters, digits, dots, hyphens and underscores, and no snapshot's id, but found "
+            f"{name!r}: choose another name"
         )
-        raise StoreError(msg) from error
-
-
-def _first_line(error: Exception) -> str:
-    """Icechunk's errors go on with a trace."""
-    return next((line.strip(" x\t") for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _sync_filesystem(path: Path) -> None:
-    """Everything written to the file system of ``path`` reaches the disk (syncfs on Linux, sync elsewhere)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if not hasattr(libc, "syncfs"):
-            os.sync()
-        elif libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
-    finally:
-        os.close(descriptor)
+        raise StoreError(msg)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import durable
 from pipeline.catalog import PublishedRun, runs
 from pipeline.config import Settings
-from pipeline.cube import Cube, open_cube
+from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import StoreError
 from pipeline.evaluation import errors
 from pipeline.forecast import baselines, outlet
@@ -19,7 +19,6 @@ from pipeline.metrics import ErrorRow, ErrorSums
 from pipeline.predictor import Context
 from pipeline.samples import Sample, read_context
 from pipeline.specs import BandSpec
-from pipeline.store import CubeStore
 from pipeline.times import parse_time, stamp
 
 FORECAST = "forecast"  # the published one; the other names are those of the baselines
@@ -98,7 +97,7 @@ def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = 
     Raises:
         StoreError: there is no cube, or what it holds is damaged.
     """
-    cube = open_cube(CubeStore(settings.paths.cube))
+    cube = open_cube(store_of(settings))
     published = list(runs(settings.paths.forecasts, settings.product.name))
     checked: list[Checked] = []
     for run in published:
@@ -138,7 +137,7 @@ def _due(cube: Cube, run: PublishedRun, scores: RunScores) -> dict[int, int]:
 def _cube_of(settings: Settings, run: PublishedRun) -> Cube | None:
     """The cube as the run had it; None where that snapshot is gone, since the newest one can be opened."""
     try:
-        return open_cube(CubeStore(settings.paths.cube), snapshot=run.snapshot)
+        return open_cube(store_of(settings), snapshot=run.snapshot)
     except StoreError:
         return None
 

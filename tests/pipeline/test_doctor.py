@@ -14,9 +14,9 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from pipeline import doctor
+from pipeline import surroundings
 from pipeline.config import Settings, load, parse
-from pipeline.doctor import Finding, examine, file_system
+from pipeline.doctor import Finding, examine
 
 START = datetime(2020, 4, 1, 12, tzinfo=UTC)
 TRANSFORM = Affine(10, 0, 465_000, 0, -10, 5_080_000)
@@ -144,7 +144,9 @@ def test_times_are_read_from_the_tag_where_it_is_configured(inbox: Path) -> None
         ({"bands": [{"name": "value", "dtype": "uint8", "index": 2}]}, "is number 2, the scene has 1"),
         ({"grid": {"crs": "EPSG:32634"}}, "its CRS is EPSG:32633"),
         ({"grid": {"transform": [20, 0, 465_000, 0, -20, 5_080_000]}}, "its pixels are 10 x -10"),
-        ({"grid": {"width": 10}}, "columns 0-20"),
+        ({"grid": {"transform": [10, 0, 466_000, 0, -10, 5_080_000]}}, "columns -100 to -80"),
+        ({"bands": [{"name": "value", "dtype": "uint8", "source": "hrv"}]}, "calls 'hrv', but it has band 1, nameless"),
+        ({"bands": [{"name": "value", "dtype": "uint8", "declared": [0.5, 0]}]}, "this one DN * 1 + 0"),
     ],
 )
 def test_scenes_that_break_the_contract_are_a_fault(inbox: Path, sections: dict[str, Any], said: str) -> None:
@@ -152,6 +154,27 @@ def test_scenes_that_break_the_contract_are_a_fault(inbox: Path, sections: dict[
     assert finding.level == "fault"
     assert said in finding.found
     assert "a_20200401T1200Z.tif, a_20200401T1250Z.tif, a_20200401T1335Z.tif" in finding.found
+
+
+def test_scenes_larger_than_the_grid_are_well(inbox: Path) -> None:
+    assert unwell(examine(settings(inbox.parent, grid={"width": 10}))) == []
+
+
+def test_scenes_that_are_going_to_be_warped_are_counted(inbox: Path) -> None:
+    grid, scenes = {"transform": [20, 0, 465_000, 0, -20, 5_080_000]}, {"off_grid": "warp"}
+    findings = examine(settings(inbox.parent, grid=grid, scenes=scenes))
+    assert unwell(findings) == []
+    assert [finding.found for finding in findings if "are warped" in finding.what] == ["3 of 3 looked at (bilinear)"]
+    mixed = only(examine(settings(inbox.parent, grid=grid, scenes=scenes, bands=[{"name": "QA", "dtype": "uint8"}])))
+    assert (mixed.level, mixed.fix) == ("warning", 'set resampling = "nearest" for band QA')
+
+
+def test_an_inbox_beyond_this_machine_is_listed(inbox: Path, tmp_path: Path) -> None:
+    def at(url: str) -> Settings:
+        return settings(tmp_path, scenes={"url": url})
+
+    assert unwell(examine(at(f"file://{inbox}"))) == []
+    assert only(examine(at(f"file://{tmp_path}/nowhere"))).level == "fault"
 
 
 def test_a_last_scene_that_cannot_be_read_is_a_fault(inbox: Path) -> None:
@@ -218,6 +241,13 @@ def test_a_maximum_age_that_no_context_fits_into_is_a_warning(tmp_path: Path) ->
     assert finding.fix.startswith("raise samples.max_age, now 8 slots")
 
 
+def test_a_mask_that_does_not_fit_its_scene_is_a_fault(inbox: Path) -> None:
+    for path in inbox.glob("*.tif"):
+        scene(inbox / "mask" / path.name, width=19)
+    finding = only(examine(settings(inbox.parent, scenes={"mask": {"folder": "inbox/mask"}})))
+    assert (finding.level, "smaller than the scene" in finding.found) == ("fault", True)
+
+
 def test_missing_masks_are_counted(inbox: Path) -> None:
     for path in sorted(inbox.glob("*.tif"))[:15]:
         scene(inbox / "mask" / f"{path.stem}_clm.tif")
@@ -245,25 +275,42 @@ def test_a_full_disk_is_a_warning(inbox: Path) -> None:
     assert [finding.fix for finding in unwell(examine(huge)) if "disk has room" in finding.what] != []
 
 
-MOUNTED = "/dev/vda / ext4 rw 0 0\nhost:/x /data nfs4 rw 0 0\n/dev/vdb /data/local\\040disk xfs rw 0 0\nbroken line\n"
+@pytest.mark.parametrize(
+    ("kind", "store", "level"),
+    [("nfs4", {}, "fault"), ("nfs4", {"url": "s3://cubes/sky"}, "warning"), ("overlay", {}, "ok")],
+)
+def test_a_workspace_on_a_network_is_a_fault_where_it_holds_the_cube(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, kind: str, store: dict[str, str], level: str
+) -> None:
+    lines = ["1 1 0:1 / / rw - ext4 /dev/vda rw", f"2 1 0:2 / {inbox.parent} rw - {kind} x rw"]
+    (inbox.parent / "mounts").write_text("\n".join(lines))
+    monkeypatch.setattr(surroundings, "MOUNTS", inbox.parent / "mounts")
+    findings = examine(settings(inbox.parent, store=store))
+    assert [finding.level for finding in findings if "local disk" in finding.what] == [level]
+
+
+def test_a_cube_on_s3_is_said_and_needs_no_disk_here(inbox: Path) -> None:
+    huge = settings(inbox.parent, grid={"width": 10**7, "height": 10**6}, store={"url": "s3://cubes/sky"})
+    findings = examine(huge)
+    assert [finding for finding in unwell(findings) if "disk has room" in finding.what] == []
+    assert any(finding.found.startswith("s3://cubes/sky at AWS") for finding in findings)
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"),
-    [("/", "ext4"), ("/database", "ext4"), ("/data", "nfs4"), ("/data/a/b", "nfs4"), ("/data/local disk/x", "xfs")],
+    ("address", "level"),
+    [
+        ("tcp://scheduler:8786", "ok"),
+        ("tls://[::1]:8786", "ok"),
+        ("scheduler:8786", "ok"),
+        ("http://scheduler:8786", "fault"),
+        ("tcp://scheduler", "fault"),
+        ("tcp://scheduler:99999", "fault"),
+    ],
 )
-def test_the_file_system_is_that_of_the_longest_mount_point(path: str, kind: str) -> None:
-    assert file_system(Path(path), MOUNTED) == kind
-
-
-@pytest.mark.parametrize(("kind", "level"), [("nfs4", "warning"), ("fuse.sshfs", "warning"), ("overlay", "ok")])
-def test_a_workspace_on_a_network_is_a_warning(
-    inbox: Path, monkeypatch: pytest.MonkeyPatch, kind: str, level: str
-) -> None:
-    (inbox.parent / "mounts").write_text(f"/dev/vda / ext4 rw 0 0\nx {inbox.parent} {kind} rw 0 0\n")
-    monkeypatch.setattr(doctor, "MOUNTS", inbox.parent / "mounts")
-    (finding,) = [finding for finding in examine(settings(inbox.parent)) if "local disk" in finding.what]
-    assert (finding.level, kind in finding.found) == (level, True)
+def test_an_address_that_no_dask_scheduler_has_is_a_fault(inbox: Path, address: str, level: str) -> None:
+    services = {"prefect_port": free_port(), "mlflow_port": free_port(), "dask": address}
+    findings = examine(settings(inbox.parent, services=services))
+    assert [finding.level for finding in findings if "services.dask" in finding.what] == [level]
 
 
 def test_a_port_in_use_is_a_warning(inbox: Path) -> None:

@@ -282,6 +282,108 @@ def test_of_several_grids_the_commonest_is_taken(tmp_path: Path) -> None:
     assert any(note.startswith("2 different grids: 6 of 9") for note in guess.notes)
 
 
+@pytest.mark.parametrize(
+    ("transform", "off_grid", "said"),
+    [
+        (Affine(10, 0, 465_005, 0, -10, 5_080_000), "warp", "are warped onto it (scenes.off_grid)"),
+        (Affine(20, 0, 465_000, 0, -20, 5_080_000), "warp", "are warped onto it (scenes.off_grid)"),
+        (Affine(10, 0, 465_050, 0, -10, 5_080_000), "refuse", "What lies beyond it is left out"),
+        (Affine(30, 0, 0, 0, -30, 0), "refuse", "does not touch it is refused"),
+    ],
+)
+def test_scenes_are_warped_where_they_touch_the_grid_on_pixels_of_their_own(
+    tmp_path: Path, transform: Affine, off_grid: str, said: str
+) -> None:
+    times = every(timedelta(hours=1), 9)
+    series(tmp_path, times[:3], transform=transform)
+    series(tmp_path, times[3:])
+    guess = inspect(tmp_path)
+    assert guess.scenes.off_grid == off_grid
+    assert any(said in note for note in guess.notes)
+
+
+@pytest.mark.parametrize("name", ["l8_newyork_2018", "typhoon200717_ir"])
+def test_real_scenes_with_a_grid_each_are_warped(shared_data: Path, tmp_path: Path, name: str) -> None:
+    write(inspect(shared_data / name), tmp_path / "product.toml")
+    assert load(tmp_path / "product.toml").scenes.off_grid == "warp"
+
+
+def test_bounds_cut_the_grid_on_whole_pixels(tmp_path: Path) -> None:
+    series(tmp_path, every(timedelta(hours=1), 5))
+    whole = inspect(tmp_path).grid
+    part = inspect(tmp_path, (465_051, 5_079_880, 465_110, 5_079_991)).grid
+    assert part.transform == (10, 0, 465_050, 0, -10, 5_080_000)
+    assert (part.width, part.height, part.crs) == (6, 12, whole.crs)
+    assert inspect(tmp_path, (0, 0, 1e7, 1e7)).grid == whole
+
+
+@pytest.mark.parametrize("bounds", [(0, 0, 1, 1), (465_110, 5_079_880, 465_050, 5_079_990)])
+def test_bounds_without_a_scene_say_what_the_scenes_cover(
+    tmp_path: Path, bounds: tuple[float, float, float, float]
+) -> None:
+    series(tmp_path, every(timedelta(hours=1), 5))
+    with pytest.raises(ConfigError, match="the scenes cover 465000,5079840,465200,5080000"):
+        inspect(tmp_path, bounds)
+
+
+def test_the_scale_that_all_scenes_declare_becomes_a_rule(tmp_path: Path) -> None:
+    for path in series(tmp_path, every(timedelta(hours=1), 5), count=2).iterdir():
+        with rasterio.open(path, "r+") as dataset:
+            dataset.scales, dataset.offsets = (0.01, 1.0), (5.0, 0.0)
+    assert [band.declared for band in inspect(tmp_path).bands] == [(0.01, 5), None]
+    with rasterio.open(next(tmp_path.iterdir()), "r+") as dataset:
+        dataset.scales, dataset.offsets = (0.01, 1.0), (4.0, 0.0)
+    first, _ = inspect(tmp_path).bands
+    assert (first.scale, first.offset, first.declared) == (0.01, 5, None)
+
+
+def test_categories_are_not_mixed_when_warped(tmp_path: Path) -> None:
+    for path in series(tmp_path, every(timedelta(hours=1), 5), count=3).iterdir():
+        with rasterio.open(path, "r+") as dataset:
+            dataset.descriptions = ("ndvi", "pixel_qa", "cloud probability")
+    assert [band.resampling for band in inspect(tmp_path).bands] == ["bilinear", "nearest", "bilinear"]
+
+
+def test_a_band_with_a_colour_table_holds_categories(tmp_path: Path) -> None:
+    for time in every(timedelta(hours=1), 5):
+        path = tmp_path / f"a_{time:%Y%m%dT%H%MZ}.tif"
+        with rasterio.open(path, "w", driver="GTiff", width=20, height=16, count=1, dtype="uint8", **UTM) as dataset:
+            dataset.write(np.ones((1, 16, 20), np.uint8))
+            dataset.write_colormap(1, {1: (255, 0, 0, 255)})
+    (band,) = inspect(tmp_path).bands
+    assert band.resampling == "nearest"
+
+
+ZEROS = (np.arange(320).reshape(1, 16, 20) % 50 > 0) * 7  # 2 %
+
+
+@pytest.mark.parametrize(
+    ("values", "nodata", "zeros"), [(ZEROS, None, True), (ZEROS, 255, True), (ZEROS, 0, None), (7, None, None)]
+)
+def test_zeros_that_are_common_and_no_nodata_are_values(
+    tmp_path: Path, values: ArrayLike, nodata: float | None, zeros: bool | None
+) -> None:
+    series(tmp_path, every(timedelta(hours=1), 5), values=values, nodata=nodata)
+    guess = inspect(tmp_path)
+    assert guess.scenes.firewall.zeros_are_values is zeros
+    write(guess, tmp_path / "product.toml")
+    assert ("[scenes.firewall]" in (tmp_path / "product.toml").read_text()) is (zeros is True)
+    assert load(tmp_path / "product.toml").scenes.firewall == guess.scenes.firewall
+
+
+def test_zeros_of_a_few_scenes_are_no_rule(tmp_path: Path) -> None:
+    times = every(timedelta(hours=1), 8)
+    series(tmp_path, times[:3], values=ZEROS)
+    series(tmp_path, times[3:], values=7)
+    assert inspect(tmp_path).scenes.firewall.zeros_are_values is None
+
+
+def test_the_period_of_accumulations_is_read_from_the_scenes(shared_data: Path) -> None:
+    (band,) = inspect(shared_data / "knmi_1km_20100826").bands
+    assert band.period == timedelta(minutes=5)
+    assert [band.period for band in inspect(shared_data / "fmi_1km_20160928").bands] == [None]
+
+
 def test_other_mask_values_are_seen_in_the_masks(tmp_path: Path) -> None:
     times = every(timedelta(days=5), 6)
     series(tmp_path / "s", times)

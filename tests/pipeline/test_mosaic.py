@@ -11,49 +11,106 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import SceneError
 from pipeline.grid import Window
-from pipeline.mosaic import Layer, Mosaic, on_dask
-from pipeline.scene import Scene, Staged
+from pipeline.ledger import FileKey, State
+from pipeline.mosaic import Arrival, Part, compose_slot, settle, without
+from pipeline.scene import Fit, Scene
+from pipeline.scenetable import SceneRow
+from pipeline.schema import NO_LAYER
 from pipeline.times import TimeAxis
 
 FILL = 65535
+AXIS = TimeAxis(datetime(2024, 1, 1, tzinfo=UTC), timedelta(minutes=5))
+WHOLE = Window(0, 10, 0, 10)
 
 
-def _layer(axis: TimeAxis, offset: int, tile: str, sha256: str) -> Layer:
-    acquired = axis.valid_time(3) + timedelta(seconds=offset)
-    scene = Scene("s.tif", tile, acquired, acquired, "", sha256)
-    return Layer(Staged(Path("s.tif"), Path("s.tif"), sha256), None, scene, 3, Window(0, 1, 0, 1))
+def _arrival(
+    sha256: str, *, offset: int = 0, tile: str = "", revision: str = "", known: int = 0, place: Window = WHOLE
+) -> Arrival:
+    """A scene of slot 3, taken ``offset`` s after its time and available ``known`` minutes after that."""
+    acquired = AXIS.valid_time(3) + timedelta(seconds=offset)
+    scene = Scene(f"{tile}{sha256}.tif", tile, acquired, acquired + timedelta(minutes=known), revision, sha256)
+    return Arrival(FileKey(scene.source, 1, 1), Path("copy"), scene, 3, Fit(place, (0, 0), (), (1, 10)))
+
+
+def _stored(arrivals: list[Arrival]) -> list[Part]:
+    """The slot once these are in the cube."""
+    mosaic = compose_slot(3, settle([], arrivals).parts, (), AXIS, 0)
+    return [Part(part.row, index) for index, part in enumerate(mosaic.parts)]
 
 
 scenes = st.lists(
-    st.tuples(st.integers(-150, 150), st.sampled_from("ab"), st.sampled_from(["0f", "a0"])), min_size=1, max_size=6
+    st.builds(
+        _arrival,
+        st.sampled_from(["0f", "a0", "b1"]),
+        offset=st.integers(-2, 2),
+        tile=st.sampled_from("ab"),
+        revision=st.sampled_from("12"),
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda arrival: arrival.scene.version,
 )
 
 
-@given(scenes, st.randoms())
-def test_the_order_of_a_slots_layers_does_not_depend_on_their_arrival(
-    found: list[tuple[int, str, str]], chance: Any
+@given(scenes, st.data())
+def test_what_a_slot_shows_does_not_depend_on_the_order_or_number_of_deliveries(
+    found: list[Arrival], data: st.DataObject
 ) -> None:
-    axis = TimeAxis(datetime(2024, 1, 1, tzinfo=UTC), timedelta(minutes=5))
-    layers = [_layer(axis, *one) for one in found]
-    shuffled = chance.sample(layers, len(layers))
-    ordered = Mosaic.of(3, layers, axis).layers
-    assert Mosaic.of(3, shuffled, axis).layers == ordered
-    distances = [abs(layer.scene.acquired - axis.valid_time(3)) for layer in ordered]
+    shuffled = data.draw(st.permutations(found))
+    cut = data.draw(st.integers(0, len(found)))
+    once = compose_slot(3, settle([], found).parts, (), AXIS, 0)
+    twice = compose_slot(3, settle(_stored(shuffled[:cut]), shuffled[cut:]).parts, (), AXIS, 9)
+    assert [part.row.scene for part in once.shown] == [part.row.scene for part in twice.shown]
+    distances = [abs(part.row.scene.acquired - AXIS.valid_time(3)) for part in once.shown]
     assert distances == sorted(distances)
 
 
-def test_results_come_in_the_order_of_the_calls() -> None:
-    assert on_dask((lambda i=i: i * i) for i in range(50)) == [i * i for i in range(50)]
+@given(scenes)
+def test_of_every_acquisition_exactly_one_version_stands(found: list[Arrival]) -> None:
+    shown = compose_slot(3, settle([], found).parts, (), AXIS, 0).shown
+    assert sorted(part.row.scene.identity for part in shown) == sorted({one.scene.identity for one in found})
 
 
-def test_a_fault_in_a_call_is_not_swallowed() -> None:
-    def fail() -> None:
-        raise SceneError("unreadable", "block 3")
+def test_a_lone_scene_needs_no_layer_and_scenes_that_do_not_meet_need_none() -> None:
+    west, east = (_arrival("0f", tile=t, place=w) for t, w in (("w", Window(0, 10, 0, 5)), ("e", Window(0, 10, 5, 10))))
+    for arrivals in ([_arrival("0f")], [west, east]):
+        mosaic = compose_slot(3, settle([], arrivals).parts, (), AXIS, 0)
+        assert {part.row.layer for part in mosaic.parts} == {NO_LAYER}
 
-    with pytest.raises(SceneError, match="block 3"):
-        on_dask([fail])
+
+def test_scenes_that_overlap_have_a_layer_each() -> None:
+    mosaic = compose_slot(3, settle([], [_arrival("0f", tile=tile) for tile in "ab"]).parts, (), AXIS, 7)
+    assert sorted(part.row.layer for part in mosaic.parts) == [7, 8]
+
+
+def test_an_older_version_is_kept_only_if_it_was_the_best_known_for_a_time() -> None:
+    new = _arrival("0f", revision="2", known=60)
+    early, late = (_arrival("a0", revision="1", known=known) for known in (5, 90))
+    assert len(compose_slot(3, settle([], [new, early]).parts, (), AXIS, 0).hidden) == 1
+    assert len(compose_slot(3, settle([], [new, late]).parts, (), AXIS, 0).hidden) == 0
+
+
+def test_the_ledger_hears_of_a_scene_whose_place_is_taken() -> None:
+    entries = settle(_stored([_arrival("0f", revision="1")]), [_arrival("a0", revision="2")]).entries
+    assert {(entry.key.name, entry.state) for entry in entries} == {
+        ("a0.tif", State.ACCEPTED),
+        ("0f.tif", State.SUPERSEDED),
+    }
+
+
+def test_behind_a_withdrawn_scene_the_best_version_kept_stands() -> None:
+    old, new = _arrival("0f", revision="1"), _arrival("a0", revision="2", known=9)
+    before = _stored([old, new])
+    after = without(before, [new.scene.version])
+    assert [part.row.scene.sha256 for part in after if part.row.standing] == ["0f"]
+    gone = without(after, [old.scene.version])
+    assert not compose_slot(3, gone, before, AXIS, 9).shown
+
+
+def test_a_row_tells_the_file_that_it_came_from() -> None:
+    assert isinstance(_arrival("0f").row, SceneRow)
+    assert _arrival("0f").row.file == (1, 1)
 
 
 def test_the_scene_nearest_to_the_slots_time_shows_and_the_other_fills_its_holes(product: Any) -> None:
