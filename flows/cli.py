@@ -5,63 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-USER_FAULT = 1
-CONFIG_FAULT = 2
-INTERRUPTED = 130
-LEARNING = {"keras", "tensorflow"}
+from flows import cube_cli, scenes_cli
+from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors, time_of
+
+if TYPE_CHECKING:
+    from flows.verbs import Ingested
 
 app = typer.Typer(
-    name="cubecast",
-    help="Satellite and radar GeoTIFF scenes in, georeferenced forecast GeoTIFFs out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    name="cubecast", help="Satellite and radar GeoTIFF scenes in, georeferenced forecast GeoTIFFs out.", **STYLE
 )
-
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="TOML file of the product.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
-
-@contextmanager
-def errors(*, debug: bool) -> Iterator[None]:
-    """Errors become one text and an exit code: 2 for the configuration, 1 for the rest, 130 for Ctrl-C."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        typer.echo("interrupted; what was committed or published stays", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except Exception as error:
-        if debug:
-            raise
-        from flows.console import fail
-        from pipeline.errors import ConfigError
-
-        fail(explain(error))
-        raise typer.Exit(CONFIG_FAULT if isinstance(error, ConfigError) else USER_FAULT) from None
-
-
-def explain(error: Exception) -> str:
-    """What to tell a user: our own errors speak for themselves."""
-    from pipeline.errors import CubecastError
-
-    if isinstance(error, CubecastError):
-        return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in LEARNING:
-        return f"this needs {error.name}, which the base installation leaves out: install the extra cpu or gpu"
-    return f"a fault of cubecast's own, {type(error).__name__}: {error}. --debug shows where"
+app.add_typer(cube_cli.app)
+app.add_typer(scenes_cli.app)
 
 
 @app.command()
@@ -71,6 +30,9 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("product.toml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what was guessed.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    bounds: Annotated[
+        str, typer.Option("--bounds", help="Only this area: MINX,MINY,MAXX,MAXY in the scenes' CRS.")
+    ] = "",
     debug: DebugOption = False,
 ) -> None:
     """Look at a folder of scenes and write a configuration for it."""
@@ -79,7 +41,7 @@ def init(
     with errors(debug=debug):
         from pipeline.inspect import inspect, write
 
-        guess = inspect(scenes)
+        guess = inspect(scenes, bounds=_bounds(bounds))
         if not yes:
             guess = guess.answered(lambda question: typer.prompt(question.text, default=question.default))
         write(guess, output, overwrite=overwrite)
@@ -124,23 +86,45 @@ def demo(
 
 
 @app.command()
-def ingest(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+def ingest(
+    config: ConfigOption,
+    *,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on: ingest whenever the inbox changes, until Ctrl-C.")
+    ] = False,
+    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks at the inbox.")] = 10.0,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
     """Bring new scenes into the cube."""
     from flows import console, verbs
 
     with errors(debug=debug):
+        if watch:
+            _tend(config, every, json=json)
+            return
         with console.progress_bar("ingesting scenes") as progress:
             done = verbs.ingest(config, progress=progress)
         if json:
             console.as_json(done)
             return
-        counts = ", ".join(f"{count} {state}" for state, count in done.states.items() if count) or "nothing new"
-        console.out().print(f"{counts}; snapshot {done.snapshot or 'none'}")
-        for one in done.refused:
-            console.out().print(f"  {one.file}: {one.state}, {one.reason}: {one.detail}", markup=False)
+        console.ingested(done)
         if done.snapshot is None:
             console.out().print("The inbox holds no scene that fits the configuration: run cubecast doctor.")
             raise typer.Exit(USER_FAULT)
+
+
+def _tend(config: Path, every: float, *, json: bool) -> None:
+    from flows import console
+    from flows.tending import tend
+
+    def done(found: Ingested) -> None:
+        if json:
+            console.as_json(found, lines=True)
+        else:
+            console.out().print(console.ingest_line(found), markup=False)
+
+    tend(config, every, done=done, failed=lambda error: console.warn(f"{error}. It is tried again"))
 
 
 @app.command()
@@ -174,7 +158,7 @@ def forecast(
     from flows import console, verbs
 
     with errors(debug=debug):
-        done = verbs.forecast(config, init=_time(init))
+        done = verbs.forecast(config, init=time_of("--init", init))
         if json:
             console.as_json(done)
             return
@@ -218,16 +202,22 @@ def up(
         up(config, say=lambda line: console.out().print(line, markup=False))
 
 
-def _time(text: str):  # noqa: ANN202 - datetime is not imported at start-up
-    from pipeline.errors import CubecastError
-    from pipeline.times import parse_time
+def _bounds(text: str) -> tuple[float, float, float, float] | None:
+    """The area that ``--bounds`` names.
 
-    if not text:
-        return None
+    >>> _bounds("500000,4999600,500480,5e6")
+    (500000.0, 4999600.0, 500480.0, 5000000.0)
+    """
     try:
-        return parse_time(text)
-    except ValueError as error:
-        raise CubecastError(f"--init: {error}") from None
+        numbers = [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        numbers = [0.0]
+    if not numbers:
+        return None
+    if len(numbers) != 4:
+        raise typer.BadParameter(f"--bounds is four numbers, MINX,MINY,MAXX,MAXY, found {text!r}")
+    min_x, min_y, max_x, max_y = numbers
+    return min_x, min_y, max_x, max_y
 
 
 def _terminated(number: int, _: object) -> None:

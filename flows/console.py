@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from math import log10
 from typing import TYPE_CHECKING, Any
 
 from flows.quiet import native_silence
@@ -15,13 +17,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from flows.verbs import Progress, Trained
+    from flows.verbs import Ingested, Progress, Trained
     from models.experiment import Watcher
     from models.training import Progress as TrainingProgress
     from pipeline.doctor import Finding
     from pipeline.metrics import ErrorRow
 
 OUR_NAMES = ("forecast", "model")  # what is compared with the baselines, in a verification and in a training
+NAMED = 3  # refused files that a line names
 
 
 def out() -> Console:
@@ -38,13 +41,17 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def as_json(value: Any) -> None:
-    """Prints a summary for machines: one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+def as_json(value: Any, *, lines: bool = False) -> None:
+    """Prints a summary for machines: one JSON document, on one line where more follow."""
+    text = json.dumps(value, indent=None if lines else 2, ensure_ascii=False, default=_plain)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
 
 
 @contextmanager
@@ -103,6 +110,68 @@ def _bars() -> Any:
     return Progress(*columns, console=err())
 
 
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A list for people; what does not fit into the terminal is folded."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        made.add_row(*map(_escaped, row))
+    return made
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Names and what they are, one a line."""
+    from rich.table import Table
+
+    made = Table.grid(padding=(0, 2))
+    for name, text in facts.items():
+        made.add_row(name, _escaped(text))
+    return made
+
+
+def time_text(time: datetime) -> str:
+    """A UTC time for people.
+
+    >>> from datetime import UTC
+    >>> time_text(datetime(2020, 4, 1, 13, 10, tzinfo=UTC))
+    '2020-04-01 13:10Z'
+    """
+    return f"{time:%Y-%m-%d %H:%M:%SZ}" if time.second else f"{time:%Y-%m-%d %H:%MZ}"
+
+
+def size_text(size: float) -> str:
+    """Bytes for people.
+
+    >>> size_text(2_500_000), size_text(17)
+    ('2.5 MB', '17 bytes')
+    """
+    power = min(4, int(log10(max(size, 1)) // 3))
+    return f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def ingested(done: Ingested) -> None:
+    """Prints what came of an ingest, and each file that did not enter the cube."""
+    out().print(_ingest_text(done))
+    for one in done.refused:
+        out().print(f"  {one.file}: {one.state}, {one.reason}: {one.detail}", markup=False)
+
+
+def ingest_line(done: Ingested) -> str:
+    """What came of one ingest of many, on one line."""
+    named = [f"{one.file} {one.reason}" for one in done.refused[:NAMED]]
+    more = [f"and {len(done.refused) - NAMED} more"] if len(done.refused) > NAMED else []
+    return "; ".join([f"{time_text(datetime.now(UTC))} {_ingest_text(done)}", *named, *more])
+
+
+def _ingest_text(done: Ingested) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in done.states.items() if count) or "nothing new"
+    return f"{counts}; snapshot {done.snapshot or 'none'}"
+
+
 def error_table(rows: Sequence[ErrorRow], title: str) -> Table:
     """Mean absolute error by lead: ours beside the baselines, and how much of theirs it takes away."""
     from rich.table import Table
@@ -154,6 +223,11 @@ def findings(found: Sequence[Finding]) -> None:
     for one in found:
         line = f"[{colours[one.level]}]{one.level:7}[/] {_escaped(one.what)}: {_escaped(one.found)}"
         out().print(line + (f"\n        -> {_escaped(one.fix)}" if one.fix else ""))
+
+
+def warn(text: str) -> None:
+    """Prints something that passes."""
+    err().print(f"[yellow]warning:[/yellow] {_escaped(text)}")
 
 
 def fail(text: str) -> None:

@@ -175,8 +175,8 @@ def _commit(
     final = {part.row.scene.version: part for mosaic in written.mosaics for part in mosaic.parts}
     parts = [final.get(p.row.scene.version, p) for after in settled.values() for p in after.parts]
     new = [_finished(part.row, written, table.layout) for part in parts if part.index is None]
-    stored = [part for part in [*parts, *final.values()] if part.index is not None]
-    changed = {part.index: part.row for part in stored if part.row != table.row(part.index)}
+    stored = {part.index: part.row for part in [*parts, *final.values()] if part.index is not None}
+    changed = {index: row for index, row in stored.items() if row != table.row(index)}
     if not new and not changed:
         return
     scenetable.replace(transaction.group, changed, OF_A_ROW)

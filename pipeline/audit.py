@@ -20,7 +20,7 @@ from pipeline.grid import Window, tiles
 from pipeline.quality import Quality
 from pipeline.repository import reason
 from pipeline.scenetable import SceneRow, SceneTable, best_first
-from pipeline.schema import CHUNK, NO_LAYER, SCENE_COLUMNS, UNKNOWN_TIME, BandGroup
+from pipeline.schema import NO_LAYER, SCENE_COLUMNS, UNKNOWN_TIME, BandGroup
 from pipeline.slots import Rules
 from pipeline.specs import SceneSpec
 from pipeline.survey import Survey
@@ -236,9 +236,10 @@ def _look(cube: Cube, slot: int, rows: Sequence[SceneRow]) -> _Look:
 
 def _windows(cube: Cube, group: BandGroup) -> Iterator[Window]:
     """Squares of whole chunks, of bounded size."""
-    chunk = CHUNK * CHUNK * (len(group.bands) * group.dtype.itemsize + 1)
+    side = max(_array(cube.root, f"{group.name}/quality").chunks[-2:])  # whole chunks of data fill those of quality
+    size = side * side * (len(group.bands) * group.dtype.itemsize + 1)
     grid = cube.layout.grid
-    return tiles((grid.height, grid.width), CHUNK * max(1, isqrt(WINDOW_BYTES // chunk)))
+    return tiles((grid.height, grid.width), side * max(1, isqrt(WINDOW_BYTES // size)))
 
 
 def _piece(cube: Cube, group: BandGroup, slot: int, kept: Sequence[SceneRow], window: Window) -> _Piece:
@@ -286,7 +287,7 @@ def _search(cube: Cube, group: BandGroup, slot: int, kept: Sequence[SceneRow], w
 
 def _broken_chunks(cube: Cube, path: str, index: int, rows: Sequence[SceneRow], window: Window) -> Iterator[_Broken]:
     array = _array(cube.root, path)
-    for tile in tiles(window.shape, CHUNK):
+    for tile in tiles(window.shape, max(array.chunks[-2:])):
         part = Window(tile.y0 + window.y0, tile.y1 + window.y0, tile.x0 + window.x0, tile.x1 + window.x0)
         try:
             array[(index, ..., *part.slices)]

@@ -30,22 +30,23 @@ class TogetherPipeline(BatchedCodecPipeline):
             return
         ranges = [(getter.path, (0, None)) for getter, *_ in info]
         answers = await store._store.get_partial_values(ranges)  # noqa: SLF001 - the public form fails on a missing chunk
-        held = [_Held(answer, getter.path) for answer, (getter, *_) in zip(answers, info, strict=True)]
-        batch = [(one, *rest) for one, (_, *rest) in zip(held, info, strict=True)]
+        batch: list[Any] = [
+            # None may mean that the chunk was never written, or that it cannot be read: asked for alone, it says which
+            (getter if answer is None else _Held(answer), *rest)
+            for answer, (getter, *rest) in zip(answers, info, strict=True)
+        ]
         await super().read_batch(batch, out, drop_axes)
 
 
 class _Held:
     """The bytes of one chunk, already here."""
 
-    def __init__(self, answer: bytes | None, path: str) -> None:
+    def __init__(self, answer: bytes) -> None:
         self._answer = answer
-        self.path = path
 
-    async def get(self, prototype: Any, byte_range: Any = None) -> Any:
-        """The chunk's bytes, or None for a chunk that was never written."""
-        assert byte_range is None
-        return None if self._answer is None else prototype.buffer.from_bytes(self._answer)
+    async def get(self, prototype: Any) -> Any:
+        """The chunk's bytes."""
+        return prototype.buffer.from_bytes(self._answer)
 
 
 def _answers_together(store: Any) -> bool:

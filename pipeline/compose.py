@@ -61,6 +61,14 @@ def slot_pixels(root: zarr.Group, group: BandGroup, slot: int, window: Window) -
     return _read(cast("zarr.Group", root[group.name]), slot, window)
 
 
+def slots_pixels(root: zarr.Group, group: BandGroup, slots: range, window: Window) -> list[Pixels]:
+    """What each of some consecutive slots shows in a window of the grid; one request reads them all."""
+    arrays, (rows, columns) = cast("zarr.Group", root[group.name]), window.slices
+    data = cast("NDArray", cast("zarr.Array", arrays["data"])[slots.start : slots.stop, :, rows, columns])
+    quality = cast("NDArray", cast("zarr.Array", arrays["quality"])[slots.start : slots.stop, rows, columns])
+    return [Pixels(window, data[index], quality[index]) for index in range(len(slots))]
+
+
 def scene_pixels(root: zarr.Group, group: BandGroup, row: SceneRow, window: Window) -> Pixels | None:
     """A scene's own pixels inside a window of the grid, without bits ``OF_THE_SCENE``; None where it has none there.
 

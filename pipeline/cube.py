@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
+import icechunk
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from pipeline import schema
-from pipeline.compose import Pixels, compose, scene_pixels, slot_pixels
+from pipeline.compose import Pixels, compose, scene_pixels, slot_pixels, slots_pixels
 from pipeline.config import Settings
 from pipeline.errors import StoreError
 from pipeline.grid import Window
@@ -24,6 +25,14 @@ from pipeline.schema import UNKNOWN_TIME, BandGroup, Layout
 from pipeline.specs import BandSpec
 from pipeline.store import CubeStore
 from pipeline.times import seconds
+
+RUN_BYTES = 64 << 20  # of DN that one request reads
+DAMAGE = (
+    ValueError,
+    RuntimeError,
+    OSError,
+    icechunk.IcechunkError,
+)  # what a chunk that does not read as written raises
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,12 +151,39 @@ class Cube:
         window = window or Window(0, self.layout.grid.height, 0, self.layout.grid.width)
         values = np.full((len(slots), *window.shape, len(self.layout.bands)), np.nan, np.float32)
         acquired = np.full(len(slots), UNKNOWN_TIME, np.int64)
-        for index, slot in enumerate(int(slot) for slot in slots):
-            shown = self.shown(slot)
-            if shown:
-                values[index] = self._physical(slot, window)
-                acquired[index] = seconds(shown[0].scene.acquired)
+        for at, run in self._runs([int(slot) for slot in slots], window):
+            for group in self.layout.groups:
+                for index, pixels in enumerate(self._read_run(group, run, window), at):
+                    self._put(values[index], group, pixels)
+            acquired[at : at + len(run)] = [seconds(self.shown(slot)[0].scene.acquired) for slot in run]
         return Frames(values, np.isfinite(values), acquired)
+
+    def _runs(self, slots: Sequence[int], window: Window) -> Iterator[tuple[int, list[int]]]:
+        """Slots that are seen, in runs that one request can read, each with the position where it begins."""
+        pixel = sum(group.dtype.itemsize * len(group.bands) for group in self.layout.groups)
+        most = max(1, RUN_BYTES // (window.shape[0] * window.shape[1] * pixel))
+        run: list[int] = []
+        for index, slot in enumerate(slots):
+            seen = bool(self.shown(slot))
+            if run and not (seen and slot == run[-1] + 1 and len(run) < most and self._stands(slot)):
+                yield index - len(run), run
+                run = []
+            if seen:
+                run.append(slot)
+        if run:
+            yield len(slots) - len(run), run
+
+    def _read_run(self, group: BandGroup, run: Sequence[int], window: Window) -> list[Pixels]:
+        """A slot each; where something is damaged the error names the slot."""
+        if len(run) > 1 and self._stands(run[0]):
+            with suppress(*DAMAGE):
+                return slots_pixels(self.root, group, range(run[0], run[-1] + 1), window)
+        return [self.pixels(group, slot, window) for slot in run]
+
+    def _put(self, values: NDArray[np.float32], group: BandGroup, pixels: Pixels) -> None:
+        hidden = unusable(pixels.quality)
+        for layer, band in zip(pixels.data, group.bands, strict=True):
+            values[..., self.layout.bands.index(band)] = _physical(layer, band, hidden)
 
     def pixels(self, group: BandGroup, slot: int, window: Window) -> Pixels:
         """A slot as it is seen, in DN: as it stands, or composed of what was available.
@@ -159,23 +195,18 @@ class Cube:
         with undamaged(f"slot {slot} ({self.layout.axis.valid_time(slot):%Y-%m-%d %H:%M}Z)"):
             if not shown:
                 return Pixels.absent(group, window)
-            if self.as_of is None or self._stands(slot, shown):
+            if self._stands(slot):
                 return slot_pixels(self.root, group, slot, window)
             parts = [(scene_pixels(self.root, group, row, window), row.flags) for row in shown]
             return compose(group, window, [part.flagged(flags) for part, flags in parts if part is not None])
 
-    def _stands(self, slot: int, shown: Sequence[SceneRow]) -> bool:
+    def _stands(self, slot: int) -> bool:
+        """Whether a slot is seen as it stands."""
+        if self.as_of is None:
+            return True
         rows = [self.table.row(index) for index in self.table.of_slot(slot)]
-        return all(row.standing for row in shown) and len(shown) == sum(row.standing for row in rows)
-
-    def _physical(self, slot: int, window: Window) -> NDArray[np.float32]:
-        result = np.full((*window.shape, len(self.layout.bands)), np.nan, np.float32)
-        for group in self.layout.groups:
-            pixels = self.pixels(group, slot, window)
-            hidden = unusable(pixels.quality)
-            for layer, band in zip(pixels.data, group.bands, strict=True):
-                result[..., self.layout.bands.index(band)] = _physical(layer, band, hidden)
-        return result
+        standing = {row.scene.version for row in rows if row.standing}
+        return standing == {row.scene.version for row in self.shown(slot)}
 
     def dataset(self, group: str | None = None) -> Any:
         """A band group as a lazy xarray.Dataset, with CRS and CF decoding; under ``as_of`` only its seen slots.
@@ -203,7 +234,7 @@ def _as_known(raw: Any, cube: Cube, group: BandGroup) -> Any:
     tile = _array(cube.root, f"{group.name}/data").chunks
     for name, chunks in (("data", tile), ("quality", (1, *tile[2:]))):
         view = _View(cube, group, name, slots, dataset[name].shape, dataset[name].dtype)
-        dataset[name] = dataset[name].copy(data=dask.array.from_array(view, chunks=chunks))
+        dataset[name] = dataset[name].copy(data=dask.array.from_array(view, chunks=cast("Any", chunks)))
     first = [seconds(cube.shown(slot)[0].scene.acquired) for slot in slots.tolist()]
     dataset["acquired"] = dataset["acquired"].copy(data=np.array(first, np.int64))
     return dataset
@@ -254,15 +285,13 @@ def open_cube(store: CubeStore, *, snapshot: str | None = None, as_of: datetime 
 @contextmanager
 def undamaged(what: str) -> Iterator[None]:
     """A chunk whose checksum is wrong or whose file is gone, as a sentence."""
-    import icechunk
-
     try:
         yield
-    except (ValueError, RuntimeError, OSError, icechunk.IcechunkError) as error:
+    except DAMAGE as error:
         reason = str(error).strip().splitlines()[0]
         msg = (
             f"every chunk of a cube reads as it was written, but {what} does not: {reason}. The disk has changed it: "
-            "restore the cube from a copy, or remove it and ingest again"
+            "cubecast cube verify names what is damaged, cubecast cube repair makes it again from the scenes"
         )
         raise StoreError(msg) from error
 

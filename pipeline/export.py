@@ -31,7 +31,7 @@ from pipeline.schema import UNKNOWN_TIME, BandGroup
 from pipeline.times import seconds, stamp
 from pipeline.workers import on_threads
 
-CHUNK = 512  # px a side: every chunk of plain Zarr is a file, and the cube's chunks would be 16 times as many
+CHUNK = 512  # px a side: every chunk of plain Zarr is a file, and the cube's chunks would be four times as many
 WINDOW_BYTES = 16 << 20  # of the DN of a window: what a thread holds at a time
 BATCH = 16  # slots between two words of progress
 SCENES = "scenes.json"

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from math import ceil, isnan, nan, sqrt
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,11 +53,11 @@ def verdict(survey: Survey, bands: Sequence[BandSpec], spec: FirewallSpec) -> Ve
     """What the firewall says of a scene, by its rules in ``spec``; ``survey`` is that of all its windows."""
     sample = np.sort(survey.sample)
     lost = () if spec.lost == "off" else (*_lost_blocks(survey), *_lost_lines(survey, sample, bands, spec))
-    return Verdict(_refusal(survey, sample, bands, spec, lost), lost, _telling(survey, sample), _levels(sample))
+    return Verdict(_refusal(survey, bands, spec, lost), lost, _telling(survey, sample), _levels(sample))
 
 
 def _refusal(
-    survey: Survey, sample: NDArray, bands: Sequence[BandSpec], spec: FirewallSpec, lost: Sequence[Window]
+    survey: Survey, bands: Sequence[BandSpec], spec: FirewallSpec, lost: Sequence[Window]
 ) -> SceneError | None:
     present = survey.pixels - survey.missing
     if not present:
@@ -125,8 +126,6 @@ class _Cells:
 
 def _blocks(zeros: NDArray[np.uint16], place: Window) -> Iterator[Window]:
     """Areas of zeros made of a few rectangles whose sides are straight to the pixel."""
-    import cv2  # a scene without a pixel of 0, as most are, does without its 0.2 s
-
     rows, columns = cell_edges(place)
     full = zeros == np.outer(np.diff(rows), np.diff(columns))
     count, areas, stats, _ = cv2.connectedComponentsWithStats(full.view(np.uint8), connectivity=4)

@@ -28,7 +28,7 @@ from pipeline.inbox import Inbox, open_inbox
 from pipeline.ledger import WITHDRAWN, Entry, FileKey, Ledger, State
 from pipeline.mosaic import Arrival
 from pipeline.reader import readers
-from pipeline.scene import Fit, Staged, blaming_mask, check, check_mask, identify
+from pipeline.scene import Fit, Staged, blaming_mask, check, check_mask, identify, mask_path
 from pipeline.scenetable import SceneRow
 from pipeline.schema import Layout
 from pipeline.slots import Rules
@@ -209,7 +209,12 @@ def examine(key: FileKey, inbox: Inbox, folder: Path, rules: Rules) -> Look:
         return Look(key, staged.path, _arrival(key, staged, inbox, rules))
     except SceneError as fault:
         copy, digest = (staged.path, staged.sha256) if staged else (None, "")
-        return Look(key, copy, refusal=refusal(key, digest, fault))
+        return Look(key, copy, refusal=refusal(key, digest, _in_its_name(fault, copy, key)))
+
+
+def _in_its_name(fault: SceneError, copy: Path | None, key: FileKey) -> SceneError:
+    """The fault as the user knows the file: the name of our copy is nobody's business."""
+    return fault if copy is None else SceneError(fault.reason, fault.detail.replace(copy.name, key.name))
 
 
 def arrival_of(key: FileKey, inbox: Inbox, folder: Path, rules: Rules) -> Arrival:
@@ -228,15 +233,15 @@ def _arrival(key: FileKey, staged: Staged, inbox: Inbox, rules: Rules) -> Arriva
     slot = _slot(scene.acquired, rules.layout.axis)
     fit = check(facts, rules.contract)
     mask = inbox.mask(key.name, staged.path.parent)
-    return Arrival(key, staged.path, scene, slot, fit, mask and (mask, _mask_fit(mask, fit, rules)))
+    return Arrival(key, staged.path, scene, slot, fit, mask and (mask, _mask_fit(mask, key.name, fit, rules)))
 
 
-def _mask_fit(mask: Path, scene: Fit, rules: Rules) -> Fit:
+def _mask_fit(mask: Path, scene: str, fit: Fit, rules: Rules) -> Fit:
     assert rules.scenes.mask is not None
-    with blaming_mask(mask.name):
+    with blaming_mask(mask_path(Path(scene), rules.scenes.mask).name):
         facts = readers().facts(mask)
         check_size(facts)
-        return check_mask(facts, rules.scenes.mask, rules.contract, scene)
+        return check_mask(facts, rules.scenes.mask, rules.contract, fit)
 
 
 def _slot(acquired: datetime, axis: TimeAxis) -> int:

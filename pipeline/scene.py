@@ -16,9 +16,10 @@ from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
 
 from pipeline.errors import SceneError
-from pipeline.geotiff import BandRequest, Facts, FileBand, Request, Target
+from pipeline.geotiff import Facts, FileBand
 from pipeline.grid import Window, misalignment, overlap, placement
 from pipeline.header import declaration
+from pipeline.pixels import BandRequest, Request, Target
 from pipeline.specs import FLOAT_TYPES, INTEGER_TYPES, BandSpec, MaskSpec, SceneSpec
 from pipeline.times import parse_time, stamp
 

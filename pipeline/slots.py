@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, lcm
+from pathlib import Path
 
 import numpy as np
 import zarr
@@ -20,7 +21,7 @@ from pipeline.grid import Window, tiles
 from pipeline.mosaic import Arrival, Mosaic, Part, Version
 from pipeline.quality import HIDING, Quality, flags
 from pipeline.reader import readers
-from pipeline.scene import Contract, blaming_mask, mask_request, request
+from pipeline.scene import Contract, blaming_mask, mask_path, mask_request, request
 from pipeline.schema import NO_LAYER, QUALITY_CHUNK, BandGroup, Layout
 from pipeline.solar import night
 from pipeline.specs import SceneSpec
@@ -225,5 +226,6 @@ def _masked(arrival: Arrival, window: Window, rules: Rules) -> NDArray[np.bool_]
     if arrival.mask is None or rules.scenes.mask is None:
         return None
     path, fit = arrival.mask
-    with blaming_mask(arrival.scene.source), readers().reading(mask_request(path, fit, window)) as view:
+    name = mask_path(Path(arrival.scene.source), rules.scenes.mask).name
+    with blaming_mask(name), readers().reading(mask_request(path, fit, window)) as view:
         return np.isin(view[0], rules.scenes.mask.values)

@@ -30,9 +30,9 @@ class Product:
     bands: int
     nodata: float
 
-    def dn(self, seed: int) -> NDArray:
+    def dn(self, *seed: int, shape: tuple[int, int] = SHAPE) -> NDArray:
         """What a right scene holds: ``(band, y, x)``, no two seeds alike."""
-        values = np.random.default_rng(seed).integers(1, 201, (self.bands, *SHAPE))
+        values = np.random.default_rng(seed).integers(1, 201, (self.bands, *shape))
         return values.astype(self.dtype)
 
 

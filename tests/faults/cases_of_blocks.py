@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import rasterio
@@ -180,16 +181,10 @@ PIXELS = [
 ]
 
 
-def _copy_of_plain(spot: Spot) -> None:
-    write(spot)
-
-
-def _by_rank(best: bool) -> Make:  # noqa: FBT001
+def _by_rank(*, best: bool) -> Make:
     """One of two versions of a scene: the one whose hash is higher, or the other."""
 
     def make(spot: Spot) -> None:
-        from hashlib import sha256
-
         versions = [tif.scene_file(spot.dn), tif.scene_file(spot.dn[:, ::-1])]
         spot.path.write_bytes(sorted(versions, key=lambda content: sha256(content).digest())[best])
 
@@ -197,8 +192,6 @@ def _by_rank(best: bool) -> Make:  # noqa: FBT001
 
 
 def _winner(spot: Spot) -> NDArray:
-    from hashlib import sha256
-
     return max((spot.dn, spot.dn[:, ::-1]), key=lambda dn: sha256(tif.scene_file(dn)).digest())
 
 

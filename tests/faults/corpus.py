@@ -90,8 +90,8 @@ def plant(name: str, folder: Path, canary: Path, url: str, cases: Iterable[Case]
     return Inbox(name, folder, tuple(planted))
 
 
-def configuration(name: str) -> str:
-    """The configuration file of a product of the corpus, as a person would write it."""
+def configuration(name: str, *, shape: tuple[int, int] = SHAPE, scenes: str = "") -> str:
+    """The configuration file of a product of the corpus, as a person would write it; ``scenes``: more of that part."""
     product = PRODUCTS[name]
     bands = "\n".join(
         f'[[bands]]\nname = "band_{index}"\nindex = {index}\ndtype = "{product.dtype}"\nscale = {SCALE}\n'
@@ -105,11 +105,12 @@ name = "{name}"
 folder = "inbox"
 pattern = "scene_{{time}}*.tif"
 time_format = "%Y%m%dT%H%M%SZ"
+{scenes}
 [grid]
 crs = "{CRS}"
 transform = {list(TRANSFORM)[:6]}
-width = {SHAPE[1]}
-height = {SHAPE[0]}
+width = {shape[1]}
+height = {shape[0]}
 [axis]
 origin = {ORIGIN.isoformat()}
 cadence = "PT5M"

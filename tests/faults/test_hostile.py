@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import filecmp
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -28,13 +25,13 @@ from pipeline.store import CubeStore
 from tests.faults.case import ASIDE, PRODUCTS, UNSEEN, Spot, write
 from tests.faults.corpus import CASES, SCALE, Inbox, Planted, plant
 from tests.faults.record import record
+from tests.faults.watch import watching, weighing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches folders with inotify")
 
 CUBECAST = Path(sys.executable).with_name("cubecast")
 LIMIT_MIB = 1024
 PATIENCE = 240  # seconds for one ingest
-IN_ACCESS, IN_OPEN, IN_ISDIR = 0x1, 0x20, 0x40000000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,44 +104,22 @@ def ingest(inbox: Inbox) -> Run:
     """Runs the real command."""
     command = [str(CUBECAST), "ingest", "--config", str(inbox.config), "--json"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("CUBECAST_", "GDAL_"))}
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": inbox.folder}
-    with subprocess.Popen(command, env=environment | {"NO_PROXY": "127.0.0.1"}, **streams) as process:
-        sums = [0]
-        watch = Thread(target=follow, args=(process, sums))
-        watch.start()
-        try:
-            output, errors = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, errors = process.communicate()
-        watch.join()
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=environment | {"NO_PROXY": "127.0.0.1"}, **streams, cwd=inbox.folder)
+    with process, weighing(process.pid) as sums:
+        output, errors = communicate(process)
     entries = {entry.key.name: entry for entry in Ledger(inbox.workspace / "ledger.sqlite").entries()}
     summary = json.loads(output) if process.returncode == 0 else {}
     return Run(process.returncode, summary, errors.decode(errors="replace"), max(sums) / 1024, entries)
 
 
-def follow(process: subprocess.Popen[bytes], sums: list[int]) -> None:
-    """Notes again and again the most memory (KiB) that the process and each of its living descendants ever had."""
-    while process.poll() is None:
-        sums.append(sum(high_water(pid) for pid in family(process.pid)))
-        time.sleep(0.05)
-
-
-def family(pid: int) -> list[int]:
+def communicate(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """What it prints and says; a process that hangs is killed."""
     try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:  # it has ended
-        return []
-    return [pid, *(one for child in children for one in family(child))]
-
-
-def high_water(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+        return process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()
 
 
 @contextmanager
@@ -161,38 +136,6 @@ def writers(inboxes: dict[str, Inbox]) -> Iterator[None]:
         stop.set()
         for thread in threads:
             thread.join()
-
-
-@contextmanager
-def watching(folders: Sequence[Path]) -> Iterator[set[Path]]:
-    """Collects the paths that anybody opens or reads in some folders; a folder stands for itself."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    opened: set[Path] = set()
-    stop = Event()
-    with closing(os.fdopen(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)) as queue:
-        watches = {libc.inotify_add_watch(queue.fileno(), bytes(path), IN_OPEN | IN_ACCESS): path for path in folders}
-        assert min(watches) > 0
-
-        def drain() -> None:
-            while not stop.wait(0.05):
-                opened.update(events(queue.read(1 << 16) or b"", watches))
-
-        thread = Thread(target=drain)
-        thread.start()
-        try:
-            yield opened
-        finally:
-            time.sleep(0.2)
-            stop.set()
-            thread.join()
-
-
-def events(data: bytes, watches: dict[int, Path]) -> Iterator[Path]:
-    while data:
-        watch, _, _, size = struct.unpack_from("iIII", data)
-        name = data[16 : 16 + size].rstrip(b"\0")
-        yield watches[watch] / os.fsdecode(name)
-        data = data[16 + size :]
 
 
 def called(server: socket.socket) -> bool:

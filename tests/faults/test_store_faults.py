@@ -57,7 +57,7 @@ for line in sys.stdin:
     try:
         round(CubeStore(Path(folder)), what)
     except StoreError as error:
-        print("over", str(error).count(chr(10)), flush=True)
+        print("over", str(error).count(chr(10)), error, flush=True)
 """
 
 COUNTER = """
@@ -252,11 +252,12 @@ class Machine:
         self.writer.stdin.write(f"{self.folder / 'cube'} {what}\n")
         self.writer.stdin.flush()
         lines = [self._line()]  # the cut comes while commits come
+        assert not lines[0].startswith("over"), lines
         time.sleep(seconds)
         self._cut()
         while not lines[-1].startswith("over"):
             lines.append(self._line())
-        assert lines.pop() == "over 0"
+        assert lines.pop().startswith("over 0 "), lines
         return [(line.split()[0], int(line.split()[1])) for line in lines]
 
     def _cut(self) -> None:

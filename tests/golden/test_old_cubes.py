@@ -78,3 +78,29 @@ def test_version_1_of_a_float_band_with_masks(opened: Opened) -> None:
     expected[0, 0] = expected[9] = np.nan
     np.testing.assert_array_equal(cube.read([0]).values[0, ..., 0], expected)
     np.testing.assert_array_equal(np.asarray(cube.root["float32/data"][0, 0, 9]), (RAMP / 100)[9])
+
+
+def test_version_2_shows_what_was_known_at_a_time(opened: Opened) -> None:
+    early, middle, now = (
+        opened("cube-2-layers.zip", as_of=datetime(2024, 6, 1, 5, minute, tzinfo=UTC)) for minute in (8, 16, 40)
+    )
+    first, second = RAMP / 10, (RAMP + 1000) / 10
+    np.testing.assert_allclose(early.read([0]).values[0, ..., 0], first, rtol=1e-6)
+    np.testing.assert_allclose(now.read([0]).values[0, ..., 0], second, rtol=1e-6)
+    assert early.observed().tolist() == [0, 1]
+    assert not early.read([1]).validity[0, 5:].any()
+    np.testing.assert_allclose(middle.read([1]).values[0, 5:, :, 0], (RAMP[5:] + 500) / 10, rtol=1e-6)
+    np.testing.assert_array_equal(now.read([1]).values, opened("cube-2-layers.zip").read([1]).values)
+
+
+def test_version_2_keeps_superseded_and_withdrawn_scenes_in_its_table(opened: Opened) -> None:
+    rows = opened("cube-2-layers.zip").rows
+    assert [(row.superseded, row.withdrawn) for row in rows] == [
+        (True, False),
+        (False, False),
+        (False, False),
+        (False, False),
+        (False, True),
+    ]
+    assert rows[4].scene.source == "a_20240601T051000Z.tif"
+    assert not opened("cube-2-layers.zip").read([2]).validity.any()

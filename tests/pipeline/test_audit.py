@@ -18,7 +18,7 @@ from pipeline.store import CubeStore
 
 OLD = sorted((Path(__file__).parents[1] / "golden").glob("cube-1-*.zip"))
 AT_ONCE = {"settle": timedelta(0)}
-WIDE = {"width": 256, "height": 40}
+WIDE = {"width": 1024, "height": 40}
 TILES = {"pattern": "{tile}_scene_{time}*.tif", "revision_tag": "BASELINE", "available_tag": "AVAILABLE"} | AT_ONCE
 OLDER = {"BASELINE": "1", "AVAILABLE": "2024-06-01T06:00Z"}
 NEWER = {"BASELINE": "2", "AVAILABLE": "2024-06-01T07:00Z"}
@@ -132,13 +132,16 @@ def test_damaged_pixels_name_slot_time_scene_and_array(make_product: Callable[..
 
 def test_in_a_mosaic_only_the_scenes_of_the_damaged_chunk_are_named(make_product: Callable[..., Any]) -> None:
     product = make_product(scenes=TILES, grid=WIDE)
-    product.scene(0, product.dn(1, (1, 40, 100)), name="west_scene_20240601T050000Z.tif")
-    product.ingest()
-    shift = product.transform @ product.transform.translation(128, 0)
-    product.scene(0, product.dn(2, (1, 40, 128)), name="east_scene_20240601T050000Z.tif", transform=shift)
-    flip(new_files(product, product.ingest)[0])
-    (damage,) = audit(product).damaged
-    assert damage.scenes == ids(product, "east_scene_20240601T050000Z.tif")
+    west, east = (f"{side}_scene_20240601T050000Z.tif" for side in ("west", "east"))
+    product.scene(0, product.dn(1, (1, 40, 500)), name=west)
+    shift = product.transform @ product.transform.translation(512, 0)
+    product.scene(0, product.dn(2, (1, 40, 512)), name=east, transform=shift)
+    named = []
+    for path in new_files(product, product.ingest)[:4]:  # two chunks each
+        flip(path)
+        named += [damage.scenes for damage in audit(product).damaged]
+        flip(path)
+    assert sorted(named) == sorted(2 * [ids(product, west), ids(product, east)])
 
 
 def test_a_damaged_layer_names_the_older_version_whose_pixels_it_keeps(make_product: Callable[..., Any]) -> None:

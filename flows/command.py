@@ -1,0 +1,78 @@
+"""What every command shares: its options, errors as one text with an exit code, times as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+USER_FAULT = 1
+CONFIG_FAULT = 2
+INTERRUPTED = 130
+LEARNING = {"keras", "tensorflow"}
+STYLE: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="TOML file of the product.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@contextmanager
+def errors(*, debug: bool) -> Iterator[None]:
+    """Errors become one text and an exit code: 2 for the configuration, 1 for the rest, 130 for Ctrl-C."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("interrupted; what was committed or published stays", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if debug:
+            raise
+        from flows.console import fail
+        from pipeline.errors import ConfigError
+
+        fail(explain(error))
+        raise typer.Exit(CONFIG_FAULT if isinstance(error, ConfigError) else USER_FAULT) from None
+
+
+def explain(error: Exception) -> str:
+    """What to tell a user: our own errors speak for themselves."""
+    from pipeline.errors import CubecastError
+
+    if isinstance(error, CubecastError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in LEARNING:
+        return f"this needs {error.name}, which the base installation leaves out: install the extra cpu or gpu"
+    return f"a fault of cubecast's own, {type(error).__name__}: {error}. --debug shows where"
+
+
+def time_of(option: str, text: str) -> datetime | None:
+    """The time that an option names; None where it was not given.
+
+    Raises:
+        CubecastError: no time.
+    """
+    from pipeline.errors import CubecastError
+    from pipeline.times import parse_time
+
+    if not text:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise CubecastError(f"{option}: {error}") from None
