@@ -13,9 +13,8 @@ from pathlib import Path
 from pipeline.durable import make_folders, sync
 from pipeline.errors import StoreError
 from pipeline.filesystem import sync_filesystem
-from pipeline.repository import BRANCH, Bucket, NoCubeError, open_repository, trouble
+from pipeline.repository import BRANCH, Bucket, NoCubeError, open_repository, sweep_bucket, trouble
 from pipeline.store import CubeStore
-from pipeline.transaction import sweep
 
 # A writer's chunks belong to no snapshot until it commits: deleted under it they leave a snapshot with holes.
 FLOOR = timedelta(days=7)
@@ -57,11 +56,11 @@ def expire(store: CubeStore, older_than: datetime, *, floor: timedelta = FLOOR) 
     """
     _check_age(older_than, floor)
     with store.alone() as repository:
-        sweep(repository, older_than)
         tagged = {str(repository.lookup_tag(name)) for name in repository.list_tags()}
         if isinstance(store.location, Path):
             expired = _expire_aside(store.location, older_than)
         else:
+            sweep_bucket(repository, older_than)
             expired = repository.expire_snapshots(older_than)
         return Cleanup(expired=len(expired - tagged - {str(repository.lookup_branch(BRANCH))}))
 

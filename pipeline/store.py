@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import zarr
 from zarr.errors import GroupNotFoundError
 
-from pipeline.durable import locked
 from pipeline.chunkio import tune
+from pipeline.durable import locked
 from pipeline.errors import StoreError
 from pipeline.filesystem import check_local
 from pipeline.repository import (
@@ -27,12 +27,14 @@ from pipeline.repository import (
     NoCubeError,
     make_repository,
     open_repository,
+    point,
     reason,
+    sweep_folder,
     sync,
     trouble,
 )
 from pipeline.specs import StoreSpec
-from pipeline.transaction import SETTLED, ConflictError, Fork, Transaction, sweep
+from pipeline.transaction import SETTLED, ConflictError, Fork, Transaction
 
 __all__ = ["BRANCH", "Bucket", "Commit", "ConflictError", "CubeStore", "Fork", "NoCubeError", "Transaction"]
 
@@ -135,7 +137,7 @@ class CubeStore:
             else:
                 repository = make_repository(self.location, manifest_slots)
             if isinstance(self.location, Path):
-                sweep(repository, datetime.now(UTC) + timedelta(days=1))
+                sweep_folder(self.location)
             yield repository
 
     def tip(self) -> str:
@@ -222,13 +224,15 @@ class CubeStore:
         import icechunk
 
         try:
-            repository.create_tag(name, snapshot)
+            if isinstance(self.location, Path) and not (self.location / "refs" / f"tag.{name}" / "ref.json").exists():
+                point(repository, self.location, f"tag.{name}", snapshot)
+            else:
+                repository.create_tag(name, snapshot)
         except icechunk.IcechunkError as error:
             if "already exists" not in str(error):
                 raise
             msg = f"a removed tag's name is not given again, but {self} had {name} once: choose another name"
             raise StoreError(msg) from None
-        sync(self.location)
 
     def _check_known(self, repository: Any, snapshot: str) -> str:
         import icechunk

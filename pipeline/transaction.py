@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import zarr
 
 from pipeline.chunkio import tune
 from pipeline.errors import StoreError
-from pipeline.repository import BRANCH, Location, sync, trouble
+from pipeline.repository import BRANCH, Location, new_branch, point, trouble
 
-WRITING = "writing-"  # branches that hold a writer's settled work; what a killed one leaves is swept
 SETTLED = "cubecast:settled"  # marks a snapshot that was never meant to be seen
 
 
@@ -86,8 +83,7 @@ class Transaction:
         if self._branch:
             self._repository.reset_branch(self._branch, snapshot)
         else:
-            self._branch = f"{WRITING}{int(time.time())}-{uuid4().hex}"
-            self._repository.create_branch(self._branch, snapshot)
+            self._branch = new_branch(self._repository, snapshot)
         self._session = self._repository.writable_session(self._branch)
 
     def fork(self) -> Fork:
@@ -110,7 +106,7 @@ class Transaction:
         """Makes the work a snapshot, durable against a power cut, and returns its id.
 
         Icechunk never calls fsync; a branch that reaches the disk before its snapshot does is unreadable (4 of 12 cut
-        repositories). So the snapshot is written aside and on the disk before the cube's branch points to it.
+        repositories). So the snapshot is on the disk before the cube's branch points to it.
 
         Raises:
             ConflictError: another writer's commit came first; in a bucket only.
@@ -120,9 +116,10 @@ class Transaction:
         if self._branch and not self._session.has_uncommitted_changes:
             self._touch()
         snapshot = str(self._session.flush(message, metadata=metadata))
-        sync(self._location)
-        self._publish(snapshot)
-        sync(self._location)
+        if isinstance(self._location, Path):
+            self._publish_in_folder(self._location, snapshot)
+        else:
+            self._publish_in_bucket(snapshot)
         self.close()
         self._begin()
         return snapshot
@@ -136,8 +133,13 @@ class Transaction:
                 self._repository.delete_branch(self._branch)
             self._branch = ""
 
-    def _publish(self, snapshot: str) -> None:
-        """Moves the cube's branch from the snapshot that the work started at; a conditional put in a bucket."""
+    def _publish_in_folder(self, folder: Path, snapshot: str) -> None:
+        if self._repository.lookup_branch(BRANCH) != self._base:  # somebody wrote without the lock
+            raise ConflictError(folder)
+        point(self._repository, folder, f"branch.{BRANCH}", snapshot)
+
+    def _publish_in_bucket(self, snapshot: str) -> None:
+        """Moves the cube's branch from the snapshot that the work started at, by a conditional put."""
         import icechunk
 
         try:
@@ -167,15 +169,3 @@ class Transaction:
                 "are out: merge them, or discard the transaction"
             )
             raise StoreError(msg)
-
-
-def sweep(repository: Any, older_than: datetime) -> None:
-    """Removes branches of settled work that writers left before a time; none of theirs can become a commit any more."""
-    for branch in repository.list_branches():
-        if branch.startswith(WRITING) and _born(branch) < older_than:
-            repository.delete_branch(branch)
-
-
-def _born(branch: str) -> datetime:
-    seconds = branch.removeprefix(WRITING).partition("-")[0]
-    return datetime.fromtimestamp(int(seconds) if seconds.isdigit() and len(seconds) < 12 else 0, UTC)

@@ -90,6 +90,12 @@ def cost(work: Callable[[], object]) -> Cost:
     return Cost(cpu, wall, _peak(os.getpid()), children)
 
 
+def lifetime() -> Cost:
+    """What this process has taken since it was started."""
+    began = psutil.Process().create_time()
+    return Cost(_cpu_seconds(), time.time() - began, _peak(os.getpid()), 0.0)
+
+
 def _cpu_seconds() -> float:
     """Of this process, its dead children and its living ones, which the kernel adds to ours only when they end."""
     ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -54,8 +54,8 @@ def write(scene: Path, side: int, target: Path) -> Callable[[], None]:
     import rasterio
     import zarr
 
-    import pipeline.store  # noqa: F401 - sets Zarr up as the ingest does
     from pipeline import cube, schema
+    from pipeline.chunkio import tune
     from tests.benchmarks.product import settings
 
     with rasterio.open(scene) as file:
@@ -64,6 +64,8 @@ def write(scene: Path, side: int, target: Path) -> Callable[[], None]:
     name = layout.groups[0].name
     quality = np.zeros((side, side), np.uint8)
     quality[:8, :8] = 1  # a chunk that holds nothing but its fill is not written
+
+    tune()  # as the ingest does
 
     def work() -> None:
         root = zarr.create_group(target)
@@ -77,7 +79,11 @@ def write(scene: Path, side: int, target: Path) -> Callable[[], None]:
             flags[0, rows, columns] = quality[rows, columns]
 
         with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda at: put(*at), [(y, x) for y in range(0, side, ROWS) for x in range(0, side, COLUMNS)]))
+            list(
+                threads.map(
+                    lambda at: put(*at), [(y, x) for y in range(0, side, ROWS) for x in range(0, side, COLUMNS)]
+                )
+            )
         os.sync()
 
     return work

@@ -264,9 +264,9 @@ def test_a_commit_whose_answer_was_lost_is_no_conflict(remote: CubeStore) -> Non
     with remote.writer() as transaction:
         transaction.group["a"][:] = 1
         snapshot = transaction._session.flush("mine", metadata={})
-        transaction._publish(snapshot)
+        transaction._publish_in_bucket(snapshot)
         _write(remote, 2)
-        transaction._publish(snapshot)  # the client tries again what the server had done
+        transaction._publish_in_bucket(snapshot)  # the client tries again what the server had done
     assert [commit.message for commit in remote.history()][:2] == ["write 2", "mine"]
 
 
