@@ -33,7 +33,7 @@ def errors(*, debug: bool) -> Iterator[None]:
     """Errors become one text and an exit code: 2 for the configuration, 1 for the rest, 130 for Ctrl-C."""
     try:
         yield
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except KeyboardInterrupt:
         if debug:

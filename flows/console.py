@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.metrics import ErrorRow
 
 OUR_NAMES = ("forecast", "model")  # what is compared with the baselines, in a verification and in a training
+PIPE_WIDTH = 240  # columns of a list that is read by another program, where no name may be cut in two
 NAMED = 3  # refused files that a line names
 
 
@@ -31,7 +32,8 @@ def out() -> Console:
     """Where results go."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    wide = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=True, width=wide)
 
 
 def err() -> Console:

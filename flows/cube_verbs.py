@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
@@ -144,7 +144,7 @@ def info(config: Path) -> Info:
         longest_gap=gap,
         scenes=_scene_counts(cube),
         size=_size(store),
-        snapshots=sum(1 for _ in store.history()),
+        snapshots=sum(1 for _ in _commits(store)),
         tags=store.tags(),
     )
 
@@ -212,7 +212,14 @@ def log(config: Path, count: int) -> tuple[LogEntry, ...]:
     names: dict[str, list[str]] = {}
     for name, snapshot in store.tags().items():
         names.setdefault(snapshot, []).append(name)
-    return tuple(_entry(commit, names.get(commit.snapshot, ())) for commit in islice(store.history(), count))
+    return tuple(_entry(commit, names.get(commit.snapshot, ())) for commit in islice(_commits(store), count))
+
+
+def _commits(store: CubeStore) -> Iterator[Commit]:
+    """The history without the empty snapshot that every repository starts with."""
+    from pipeline.maintenance import FIRST
+
+    return (commit for commit in store.history() if commit.snapshot != FIRST)
 
 
 def _entry(commit: Commit, tags: Sequence[str]) -> LogEntry:
@@ -295,7 +302,7 @@ def clean(config: Path, keep_days: int, *, dry_run: bool = False) -> Cleaned:
     before = datetime.now(UTC) - timedelta(days=keep_days)
     if dry_run:
         kept = {cube.snapshot, *store.tags().values()}
-        expired = sum(commit.written_at < before and commit.snapshot not in kept for commit in store.history())
+        expired = sum(commit.written_at < before and commit.snapshot not in kept for commit in _commits(store))
     else:
         expired = expire(store, before).expired
     gone = collect(store, before, dry_run=dry_run)

@@ -107,7 +107,7 @@ def _write(transaction: Transaction, settled: dict[int, Settled], table: SceneTa
     mosaics = _mosaics(transaction.group, settled, table, rules.layout)
     outcome = slots.write(transaction, mosaics, rules)
     verdicts = {
-        version: firewall.verdict(survey, rules.leading.bands, rules.scenes.firewall)
+        version: firewall.verdict(survey, rules.layout.leading.bands, rules.scenes.firewall)
         for version, survey in outcome.surveys.items()
     }
     faults = {version: said.refusal for version, said in verdicts.items() if said.refusal} | outcome.broken
@@ -177,11 +177,12 @@ def _commit(
     new = [_finished(part.row, written, table.layout) for part in parts if part.index is None]
     stored = {part.index: part.row for part in [*parts, *final.values()] if part.index is not None}
     changed = {index: row for index, row in stored.items() if row != table.row(index)}
-    if not new and not changed:
+    again = [part.row for part in final.values() if part.arrival and part.index is not None]
+    if not new and not changed and not again:
         return
     scenetable.replace(transaction.group, changed, OF_A_ROW)
     scenetable.append(transaction.group, sorted(new, key=lambda row: (row.slot, row.scene.source)))
-    ids = [row.scene.id for row in new or changed.values()]
+    ids = [row.scene.id for row in new or again or changed.values()]
     transaction.commit(f"{verb} {len(ids)} scene(s)", {"scenes": ids})
 
 

@@ -101,7 +101,10 @@ def _from_files(table: SceneTable, slot: int, inbox: Inbox, folder: Path, rules:
     Raises:
         SceneError: a file is gone, changed or unreadable.
     """
-    return [_from_file(part, inbox, folder, rules) if part.has_pixels else part for part in parts_of(table, slot)]
+    parts = parts_of(table, slot)
+    if not any(part.has_pixels for part in parts):
+        raise SceneError("no-scene", "the cube knows of no scene that it could be made from: restore a backup")
+    return [_from_file(part, inbox, folder, rules) if part.has_pixels else part for part in parts]
 
 
 def _from_file(part: Part, inbox: Inbox, folder: Path, rules: Rules) -> Part:

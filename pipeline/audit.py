@@ -21,8 +21,6 @@ from pipeline.quality import Quality
 from pipeline.repository import reason
 from pipeline.scenetable import SceneRow, SceneTable, best_first
 from pipeline.schema import NO_LAYER, SCENE_COLUMNS, UNKNOWN_TIME, BandGroup
-from pipeline.slots import Rules
-from pipeline.specs import SceneSpec
 from pipeline.survey import Survey
 from pipeline.times import seconds
 from pipeline.workers import on_threads
@@ -255,17 +253,13 @@ def _piece(cube: Cube, group: BandGroup, slot: int, kept: Sequence[SceneRow], wi
 
 def _survey(cube: Cube, group: BandGroup, row: SceneRow, window: Window) -> int | None:
     """What a window adds to a scene's fingerprint; None where the scene or the group has no part in it."""
-    compared = row.fingerprint and group == _leading(cube)
+    compared = row.fingerprint and group == cube.layout.leading
     if row.layer == NO_LAYER and not compared:
         return None
     pixels = scene_pixels(cube.root, group, row, window)
     if pixels is None or not compared:
         return None
     return Survey.of(pixels.data, pixels.quality, group.bands, window=pixels.window, place=row.place).fingerprint
-
-
-def _leading(cube: Cube) -> BandGroup:
-    return Rules(cube.layout, SceneSpec()).leading
 
 
 def _total(pieces: Sequence[_Piece], index: int) -> int:

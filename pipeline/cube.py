@@ -220,7 +220,7 @@ class Cube:
         dataset = xarray.open_zarr(self.root.store, group=name, consolidated=False, decode_coords="all")
         if self.as_of is None:
             return dataset
-        raw = xarray.open_zarr(self.root.store, group=name, consolidated=False, mask_and_scale=False)
+        raw = xarray.open_zarr(self.root.store, group=name, consolidated=False, decode_cf=False)
         group_of = next(group for group in self.layout.groups if group.name == name)
         return xarray.decode_cf(_as_known(raw, self, group_of), decode_coords="all")
 

@@ -125,6 +125,12 @@ class Layout:
             names.append(bands[0].dtype if not same else f"{bands[0].dtype}-{same + 1}")
         return tuple(BandGroup(name, bands) for name, bands in zip(names, members, strict=True))
 
+    @property
+    def leading(self) -> BandGroup:
+        """The band group that the firewall looks at: that of the first forecast band."""
+        first = next(band for band in self.bands if band.forecast)
+        return next(group for group in self.groups if first in group.bands)
+
     def to_attributes(self) -> dict[str, Any]:
         """JSON form."""
         return {

@@ -50,12 +50,6 @@ class Rules:
         """What a scene must be."""
         return Contract(self.layout.bands, self.layout.grid, self.scenes.off_grid)
 
-    @property
-    def leading(self) -> BandGroup:
-        """The band group that the firewall looks at: that of the first forecast band."""
-        first = next(band for band in self.layout.bands if band.forecast)
-        return next(group for group in self.layout.groups if first in group.bands)
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -172,7 +166,7 @@ def _seen(arrived: Sequence[tuple[Part, Pixels]], group: BandGroup, rules: Rules
             spec=rules.scenes.firewall,
         )
         for part, pixels in arrived
-        if group == rules.leading
+        if group == rules.layout.leading
     }
     good = {
         part.row.scene.version: int(np.count_nonzero((pixels.quality & np.uint8(HIDING)) == 0))

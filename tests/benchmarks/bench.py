@@ -1,4 +1,4 @@
-"""How a benchmark measures and reports: fresh processes in turn, CPU-seconds with all children, peaks, bars, a table."""
+"""How a benchmark measures and reports: fresh processes in turn, CPU-seconds with all children, peaks, bars."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Figure:
     def __str__(self) -> str:
         spread = f"{min(self.values):>9.4g}{max(self.values):>10.4g}  {len(self.values)}"
         missed = "" if self.bar is None or self.bar.holds(self.value) else "  missed"
-        return f"{self.name:58}{self.value:>10.4g} {self.unit:18}{self.bar or '':>10}  {spread}{missed}"
+        return f"{self.name:58}{self.value:>10.4g} {self.unit:18}{self.bar or ''!s:>10}  {spread}{missed}"
 
     def to_json(self) -> dict[str, Any]:
         bar = {"bar": self.bar and self.bar.limit, "at_least": self.bar.at_least if self.bar else None}

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ def run_task(task: dict[str, Any]) -> Cost:
         return cost(method(Path(task["scene"]), task["side"], Path(targets) / "measured"))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints and writes build/bench/ingest.json."""
-    options = _options()
+    options = _options(arguments)
     if options.task:
         answer(run_task(json.loads(options.task)))
         return
@@ -56,7 +56,7 @@ def main() -> None:
     report("ingest", figures, options.results)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
@@ -67,8 +67,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--folder", type=Path, help="where scenes and cubes are written (5 GB)")
     parser.add_argument("--results", type=Path, help="instead of build/bench")
+    parser.add_argument("--here", action="store_true", help="in this process: quick and inexact")
     parser.add_argument("--task", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _figures(options: argparse.Namespace, folder: Path) -> list[Figure]:
@@ -86,10 +87,14 @@ def _figures(options: argparse.Namespace, folder: Path) -> list[Figure]:
 def _contest(options: argparse.Namespace, folder: Path, layout: str, side: int) -> dict[str, list[Cost]]:
     """What each method takes for one scene, in turn."""
     task = _task(options, folder, layout, side)
-    calls = {name: partial(measured, __file__, task | {"method": name}) for name in options.methods}
+    calls = {name: partial(_cost, options, task | {"method": name}) for name in options.methods}
     costs = in_turn(calls, options.repeats)
     shutil.rmtree(Path(task["scene"]).parent)
     return costs
+
+
+def _cost(options: argparse.Namespace, task: dict[str, Any]) -> Cost:
+    return run_task(task) if options.here else measured(__file__, task)
 
 
 def _task(options: argparse.Namespace, folder: Path, layout: str, side: int) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def _circumstances(options: argparse.Namespace, folder: Path) -> list[Figure]:
     """What the second core brings the ingest, and what a process costs that has imported nothing."""
     task = _task(options, folder, options.layouts[0], options.sizes[0]) | {"method": "ours"}
     ways = {"all": {}, "one core": {"cores": task["cores"][:1]}, "cold": {"cold": True}}
-    costs = in_turn({name: partial(measured, __file__, task | way) for name, way in ways.items()}, options.repeats)
+    costs = in_turn({name: partial(_cost, options, task | way) for name, way in ways.items()}, options.repeats)
     wall = {name: [one.wall for one in found] for name, found in costs.items()}
     label, cores = f"{options.layouts[0]} {options.sizes[0]}: ours", len(task["cores"])
     return [

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROWS, COLUMNS = 512, 2048  # px that the limit reads and writes at a time: whole blocks and whole chunks
 PEER_CHUNK = 1024  # px
-SPATIAL = {"x": PEER_CHUNK, "y": PEER_CHUNK}
+SPATIAL: Any = {"x": PEER_CHUNK, "y": PEER_CHUNK}
 ITEM_EXTENSIONS = ("projection/v2.0.0", "raster/v1.1.0", "eo/v1.1.0")
 
 
@@ -66,24 +67,19 @@ def write(scene: Path, side: int, target: Path) -> Callable[[], None]:
     quality[:8, :8] = 1  # a chunk that holds nothing but its fill is not written
 
     tune()  # as the ingest does
+    root = zarr.create_group(target)
+    schema.create(root, layout)
+    cube.grow(root, layout, 1)
+    data, flags = (cast("zarr.Array", root[f"{name}/{array}"]) for array in ("data", "quality"))
+
+    def put(row: int, column: int) -> None:
+        rows, columns = slice(row, min(row + ROWS, side)), slice(column, min(column + COLUMNS, side))
+        data[0, :, rows, columns] = pixels[:, rows, columns]
+        flags[0, rows, columns] = quality[rows, columns]
 
     def work() -> None:
-        root = zarr.create_group(target)
-        schema.create(root, layout)
-        cube.grow(root, layout, 1)
-        data, flags = (root[f"{name}/{array}"] for array in ("data", "quality"))
-
-        def put(row: int, column: int) -> None:
-            rows, columns = slice(row, min(row + ROWS, side)), slice(column, min(column + COLUMNS, side))
-            data[0, :, rows, columns] = pixels[:, rows, columns]
-            flags[0, rows, columns] = quality[rows, columns]
-
         with ThreadPoolExecutor(2) as threads:
-            list(
-                threads.map(
-                    lambda at: put(*at), [(y, x) for y in range(0, side, ROWS) for x in range(0, side, COLUMNS)]
-                )
-            )
+            list(threads.map(put, *zip(*product(range(0, side, ROWS), range(0, side, COLUMNS)), strict=True)))
         os.sync()
 
     return work
@@ -105,12 +101,13 @@ def rioxarray(scene: Path, side: int, target: Path, *, alike: bool = False) -> C
 
 def _packing(scene: Path, side: int, target: Path) -> dict[str, Any]:
     import zarr
+    from zarr.storage import MemoryStore
 
     from pipeline import schema
     from tests.benchmarks.product import settings
 
     layout = schema.Layout.of(settings(target, scene.parent, side))
-    root = zarr.create_group(zarr.storage.MemoryStore())
+    root = zarr.create_group(MemoryStore())
     schema.create(root, layout)
     array: Any = root[f"{layout.groups[0].name}/data"]
     return {"chunks": array.chunks[1:], "compressors": array.compressors}

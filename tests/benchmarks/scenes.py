@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.benchmarks.product import BANDS, CADENCE, CRS, LEFT, ORIGIN, PIXEL, T
 SIDE = 4096  # px of texture before it repeats: deflate and the codecs look back less than one row of blocks
 FINE = 30  # DN, standard deviation of what differs from pixel to pixel: 12 bits of DN pack to 9.4
 COARSE = ((256, 500), (64, 250), (16, 120), (4, 60))  # px and DN of what a neighbourhood shares
+
+LONG_AGO = 1_700_000_000  # a file that was just written is looked at twice
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tiled": {"tiled": True, "blockxsize": 256, "blockysize": 256, "predictor": 2, "interleave": "pixel"},
@@ -36,6 +39,7 @@ def write_scene(inbox: Path, slot: int, side: int, *, layout: str = "tiled", ban
     if layout == "cog":
         rasterio.shutil.copy(plain, path, driver="COG", compress="deflate", **LAYOUTS["cog"])
         plain.unlink()
+    os.utime(path, (LONG_AGO, LONG_AGO))
     return path
 
 
@@ -68,4 +72,4 @@ def _texture(side: int) -> NDArray[np.uint16]:
 
 def _smooth(random: np.random.Generator, side: int, pixels: int) -> NDArray[np.float32]:
     coarse = random.standard_normal((side // pixels + 2,) * 2, np.float32)
-    return ndimage.zoom(coarse, pixels, order=1)[:side, :side]
+    return np.asarray(ndimage.zoom(coarse, pixels, order=1), np.float32)[:side, :side]

@@ -112,6 +112,11 @@ def waiting(name: str, make: Make, *reasons: str, **options: Any) -> Case:
     return Case(name, make, frozenset({"pending"}), frozenset(reasons), **options)
 
 
+def kept_out(name: str, make: Make, *reasons: str, **options: Any) -> Case:
+    """Either of both: whether it is broken or not yet whole cannot be told."""
+    return Case(name, make, frozenset({"quarantined", "pending"}), frozenset(reasons), **options)
+
+
 def unseen(name: str, make: Make, **options: Any) -> Case:
     """Is no file of the inbox."""
     return Case(name, make, frozenset({UNSEEN}), **options)

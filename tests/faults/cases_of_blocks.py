@@ -6,6 +6,7 @@ import zlib
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -33,7 +34,7 @@ CUT = [refused(f"cut-in-the-{where}", _cut(left), "unreadable", "wrong-crs") for
 ]
 
 
-def _overwritten(*, copies: int = 1, **profile: object) -> Make:
+def _overwritten(*, copies: int = 1, **profile: Any) -> Make:
     """A scene with noise where its third block begins; each band stands there so many times."""
 
     def make(spot: Spot) -> None:

@@ -10,6 +10,7 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -186,7 +187,7 @@ def _beside(suffix: str, content: str) -> Make:
     return make
 
 
-def _raster_beside(suffix: str, **profile: object) -> Make:
+def _raster_beside(suffix: str, **profile: Any) -> Make:
     def make(spot: Spot) -> None:
         write(spot)
         other = (spot.dn * 0 + 77).astype(spot.dn.dtype)

@@ -67,6 +67,11 @@ class Inbox:
         return self.folder / "inbox"
 
     @property
+    def live(self) -> list[Planted]:
+        """Files that somebody goes on writing."""
+        return [one for one in self.planted if one.case.live]
+
+    @property
     def workspace(self) -> Path:
         """What the ingest writes."""
         return self.folder / "work"

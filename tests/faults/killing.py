@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,13 +86,19 @@ class Site:
         except NoCubeError as error:
             yield from [str(error)] if accepted else []
             return
-        yield from (f"{name} is accepted, the cube has it not" for name in sorted(accepted - held(cube)))
-        yield from faults_of(cube)
+        shown = sorted(held(cube))
+        for name in sorted(accepted):
+            if not any(other[:TIME] == name[:TIME] and other >= name for other in shown):
+                yield f"{name} is accepted, but the cube shows neither it nor a newer revision"
+        yield from faults_of(cube, cube.observed().tolist())
 
 
 def name_of(slot: int, revision: int) -> str:
-    """A file's name."""
+    """A file's name; the newest revision of a time comes last."""
     return f"scene_{ORIGIN + slot * CADENCE:%Y%m%dT%H%M%SZ}_r{revision:03}.tif"
+
+
+TIME = len("scene_20240601T050000Z")
 
 
 def held(cube: Cube) -> set[str]:
@@ -100,9 +106,9 @@ def held(cube: Cube) -> set[str]:
     return {row.scene.source for row in cube.rows if not row.superseded}
 
 
-def faults_of(cube: Cube) -> Iterator[str]:
-    """Slots of a cube that do not hold, whole, the one scene that the cube says they hold."""
-    for slot in cube.observed().tolist():
+def faults_of(cube: Cube, slots: Iterable[int]) -> Iterator[str]:
+    """Which of the slots do not hold, whole, the one scene that the cube says they hold."""
+    for slot in slots:
         scenes = cube.scenes([slot])
         values = cube.read([slot]).values[0]
         wrong = [~np.isclose(values, _expected(slot, int(scene.revision)), rtol=0, atol=1e-4) for scene in scenes]
@@ -130,8 +136,8 @@ class Disk:
         """What lies there now."""
         stagings = [site.work / name for name in names(site.work) if name.startswith(".staging-")]
         copies = frozenset(f"{folder}/{name}" for folder in stagings for name in names(folder))
-        parts = (names(site.cube / part) for part in ("chunks", "manifests", "snapshots"))
-        return cls(copies, *parts, tip_of(site))
+        chunks, manifests, snapshots = (names(site.cube / part) for part in ("chunks", "manifests", "snapshots"))
+        return cls(copies, chunks, manifests, snapshots, tip_of(site))
 
 
 def tip_of(site: Site) -> bytes:

@@ -39,14 +39,12 @@ class Run:
     """One ingest of one inbox.
 
     Attributes:
-        code: exit status.
         summary: what it printed.
         errors: what it said on standard error.
         peak_mib: memory of the command and its living children, each at its own peak.
         entries: what the ledger says afterwards, by name.
     """
 
-    code: int
     summary: dict[str, Any]
     errors: str
     peak_mib: float
@@ -61,7 +59,7 @@ class Story:
         inboxes: by product.
         first: the first ingest of each, while some files were still being written.
         again: the second one.
-        later: the third one, when nobody wrote any more.
+        later: the third one of those into which somebody was writing, when nobody wrote any more.
         opened: paths that were opened in the inboxes and beyond.
         called: somebody called the server.
     """
@@ -91,7 +89,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         with watching([canary, *(inbox.inbox for inbox in inboxes.values())]) as opened:
             with writers(inboxes):
                 first, again = ingest_all(inboxes), ingest_all(inboxes)
-            later = ingest_all(inboxes)
+            later = ingest_all({name: box for name, box in inboxes.items() if box.live})
         return Story(inboxes, first, again, later, frozenset(opened), called(server))
 
 
@@ -104,13 +102,19 @@ def ingest(inbox: Inbox) -> Run:
     """Runs the real command."""
     command = [str(CUBECAST), "ingest", "--config", str(inbox.config), "--json"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("CUBECAST_", "GDAL_"))}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, env=environment | {"NO_PROXY": "127.0.0.1"}, **streams, cwd=inbox.folder)
+    process = subprocess.Popen(
+        command,
+        env=environment | {"NO_PROXY": "127.0.0.1"},
+        cwd=inbox.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     with process, weighing(process.pid) as sums:
         output, errors = communicate(process)
+    said = errors.decode(errors="replace")
+    assert process.returncode == 0, f"ingest of {inbox.name} ends with {process.returncode}: {said[-3000:]}"
     entries = {entry.key.name: entry for entry in Ledger(inbox.workspace / "ledger.sqlite").entries()}
-    summary = json.loads(output) if process.returncode == 0 else {}
-    return Run(process.returncode, summary, errors.decode(errors="replace"), max(sums) / 1024, entries)
+    return Run(json.loads(output), said, max(sums) / 1024, entries)
 
 
 def communicate(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -126,7 +130,7 @@ def communicate(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
 def writers(inboxes: dict[str, Inbox]) -> Iterator[None]:
     """Goes on writing the files that somebody is writing, and leaves them whole."""
     stop = Event()
-    live = [one for inbox in inboxes.values() for one in inbox.planted if one.case.live]
+    live = [one for inbox in inboxes.values() for one in inbox.live]
     threads = [Thread(target=one.case.live, args=(one.spot, stop)) for one in live]
     for thread in threads:
         thread.start()
@@ -172,9 +176,11 @@ def test_the_corpus_has_many_kinds_of_hostile_files() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 60
 
 
-def test_the_command_ends_well(story: Story) -> None:
+def test_the_command_shows_nothing_but_its_progress(story: Story) -> None:
     for runs in (story.first, story.again, story.later):
-        assert {run.code for run in runs.values()} == {0}, "\n".join(run.errors[-2000:] for run in runs.values())
+        for run in runs.values():
+            lines = [line for line in run.errors.splitlines() if line and "ingesting scenes" not in line]
+            assert not lines
 
 
 def test_every_file_ends_where_it_belongs(story: Story) -> None:
@@ -208,10 +214,10 @@ def test_ingested_again_nothing_changes(story: Story) -> None:
 
 
 def test_files_enter_once_nobody_writes_them_any_more(story: Story) -> None:
-    for name, inbox in story.inboxes.items():
-        live = [one for one in inbox.planted if one.case.live]
-        assert all(story.later[name].entries[one.known_as].state is State.ACCEPTED for one in live)
-        assert not list(pixel_faults(inbox, live))
+    for name, run in story.later.items():
+        live = story.inboxes[name].live
+        assert all(run.entries[one.known_as].state is State.ACCEPTED for one in live)
+        assert not list(pixel_faults(story.inboxes[name], live))
 
 
 def test_refused_files_lie_untouched_beside_a_note(story: Story) -> None:

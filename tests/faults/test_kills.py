@@ -1,4 +1,4 @@
-"""Ingest is killed in every phase of a write, under the eyes of a reader: nothing acknowledged is lost, nothing half."""
+"""Ingest is killed in every phase of a write, under a reader's eyes: nothing acknowledged is lost, nothing is half."""
 
 from __future__ import annotations
 
@@ -56,9 +56,10 @@ for line in sys.stdin:
     os._exit(0)
 """
 
-# A cube a line: from then on each slot of its newest snapshot is read again and again, and what is wrong is printed.
+# A cube a line: from then on the youngest slots of its newest snapshot, and some others, are read again and again, and
+# what is wrong with them is printed.
 READER = """
-import sys, threading, time
+import random, sys, threading, time
 from pathlib import Path
 from pipeline.cube import open_cube
 from pipeline.errors import StoreError
@@ -68,19 +69,25 @@ from tests.faults.killing import faults_of
 path, reads = None, 0
 
 def read():
+    cube = open_cube(CubeStore(path))
+    slots = cube.observed().tolist()
+    for fault in faults_of(cube, {*slots[-3:], *random.choices(slots, k=3)}):
+        print("fault", fault, flush=True)
+
+def watch():
     global reads
     while True:
-        time.sleep(0.02)
+        time.sleep(0.1)
         try:
-            for fault in faults_of(open_cube(CubeStore(path))) if path else ():
-                print("fault", fault, flush=True)
-            reads += path is not None
+            if path:
+                read()
+                reads += 1
         except NoCubeError:
             pass
         except Exception as error:
             print("fault", type(error).__name__, error, flush=True)
 
-threading.Thread(target=read, daemon=True).start()
+threading.Thread(target=watch, daemon=True).start()
 for line in sys.stdin:
     path = Path(line.strip())
 print("reads", reads, flush=True)
@@ -215,10 +222,11 @@ def finish(site: Site) -> None:
     """The next ingest that nobody kills brings in everything."""
     subprocess.run([CUBECAST, "ingest", "--config", site.config], check=True, capture_output=True, timeout=PATIENCE)
     newest = {name_of(slot, revision) for slot, revision in site.revisions.items()}
-    assert held(open_cube(CubeStore(site.cube))) == newest == site.accepted()
+    assert held(open_cube(CubeStore(site.cube))) == newest
     assert site.waiting() == 0
     assert not list(site.work.glob(".staging-*"))
     assert not list(site.faults())
+    assert site.accepted() == newest
 
 
 @pytest.mark.slow
@@ -235,7 +243,7 @@ def test_no_kill_loses_an_acknowledged_scene_or_shows_half_of_one(tmp_path: Path
     assert reader.reads() >= killer.started
     assert not nursery.heard()
     for phase, count in tally.kills.items():
-        record("kill -9", phase, count, len(tally.faults[phase]))
+        record("kill -9 of ingest", phase, count, len(tally.faults[phase]))
     assert not any(tally.faults.values()), tally.faults
 
 

@@ -13,6 +13,7 @@ from flows.command import explain
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
 
+VERBS = ("init", "doctor", "ingest", "train", "forecast", "verify", "demo", "up")
 SPEC = SyntheticSpec(height=48, width=64, frames=8)
 
 
@@ -35,7 +36,7 @@ def config(scenes: Path, tmp_path: Path) -> Path:
 
 def test_every_verb_is_there() -> None:
     text = cubecast("--help").output
-    assert all(verb in text for verb in ("init", "doctor", "ingest", "train", "forecast", "verify", "demo", "up"))
+    assert all(verb in text for verb in (*VERBS, "cube", "scenes"))
 
 
 def test_init_writes_a_configuration_that_ingest_takes(config: Path) -> None:
@@ -49,6 +50,23 @@ def test_init_asks_what_the_scenes_do_not_say(scenes: Path, tmp_path: Path) -> N
     done = CliRunner().invoke(app, ["init", str(scenes), "--output", str(path)], input="CC-BY-4.0\n" + "\n" * 20)
     assert done.exit_code == 0, done.output
     assert "CC-BY-4.0" in path.read_text(encoding="utf-8")
+
+
+def test_init_of_an_area_cuts_the_grid_to_it(scenes: Path, tmp_path: Path) -> None:
+    path = tmp_path / "area.toml"
+    area = "372000,5242000,402000,5262000"  # 30 x 20 km of the upper left corner
+    assert cubecast("init", scenes, "--output", path, "--yes", "--bounds", area).exit_code == 0
+    text = path.read_text(encoding="utf-8")
+    assert "width = 30" in text
+    assert "height = 20" in text
+    assert json.loads(cubecast("ingest", "-c", path, "--json").stdout)["states"]["accepted"] == SPEC.frames
+
+
+@pytest.mark.parametrize("area", ["1,2,3", "a,b,c,d", "0,0,1,1"])
+def test_an_area_that_is_none_is_exit_code_2(scenes: Path, tmp_path: Path, area: str) -> None:
+    done = cubecast("init", scenes, "--output", tmp_path / "p.toml", "--yes", "--bounds", area)
+    assert done.exit_code == 2
+    assert "Traceback" not in done.output
 
 
 def test_init_does_not_overwrite_unasked(config: Path, scenes: Path) -> None:

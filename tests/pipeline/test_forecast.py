@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tests.pipeline.conftest import Product
 
 REF = ModelRef("fake", "1", "network")
+STILL = {"stuck": "off", "level": "off", "zeros_are_values": True}  # what nothing moves in is no fault here
 SAMPLES = {"context_frames": 3, "max_age": 4, "horizon": 2}
 
 
@@ -150,7 +151,7 @@ def tuned(product: Product, **changed: Any) -> Settings:
 @pytest.fixture(scope="module")
 def landmark(make_product: Callable[..., Product]) -> Product:
     """Four scenes of a motionless flag that looks different from every side."""
-    product = make_product()
+    product = make_product(scenes={"firewall": STILL})
     for slot in range(4):
         product.scene(slot, flag())
     product.ingest()
@@ -199,7 +200,7 @@ def test_a_champion_speaks_where_it_knows_something_and_the_ladder_elsewhere(lan
 def test_only_forecast_bands_come_out(make_product: Callable[..., Product]) -> None:
     band = {"dtype": "uint16", "units": "1", "nodata": 65535}
     bands = [band | {"name": "seen", "forecast": False}, band | {"name": "told", "index": 2}]
-    product = make_product(bands=bands)
+    product = make_product(bands=bands, scenes={"firewall": STILL})
     for slot in range(2):
         product.scene(slot, np.stack([np.full((40, 48), 5), np.full((40, 48), 9)]).astype(np.uint16))
     product.ingest()
@@ -251,7 +252,7 @@ def tag(time: datetime) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def late(make_product: Callable[..., Product]) -> Product:
     """Slot 2 came two slots late, the others after a minute."""
-    product = make_product(scenes={"available_tag": "AVAILABLE_AT"})
+    product = make_product(scenes={"available_tag": "AVAILABLE_AT", "firewall": STILL})
     for slot in range(6):
         dn = np.full((1, 40, 48), 10 * slot, np.uint16)
         came = product.time(slot + 2) if slot == 2 else product.time(slot) + timedelta(minutes=1)
@@ -305,7 +306,7 @@ def test_nothing_new_enough_to_start_from_is_an_error_that_says_what_to_do(late:
 
 def test_an_empty_cube_is_an_error(landmark: Product) -> None:
     with pytest.raises(NotEnoughFramesError, match="the cube has none: ingest scenes"):
-        choose_init(replace(landmark.cube(), rows=()), None)
+        choose_init(replace(landmark.cube(), as_of=landmark.time(-9)), None)
 
 
 def test_the_ladder_of_a_champion_ends_in_the_extrapolation(landmark: Product) -> None:

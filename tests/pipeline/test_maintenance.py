@@ -185,6 +185,13 @@ def test_a_backup_follows_an_expiry(store: CubeStore, target: Path) -> None:
     assert _value(copy) == _value(store) == 5
 
 
+def test_a_snapshot_that_an_expiry_wrote_again_is_copied_whatever_its_size(store: CubeStore, target: Path) -> None:
+    snapshot = _folder(store) / "snapshots" / _write(store, 1)
+    backup(store, target)
+    os.utime(snapshot, (0, 0))
+    assert backup(store, target).files == 1
+
+
 def test_a_backup_cut_short_leaves_the_last_one_and_is_finished_by_the_next(store: CubeStore, target: Path) -> None:
     for cut in range(1, 6):
         _write(store, cut)

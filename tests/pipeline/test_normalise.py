@@ -87,7 +87,8 @@ def test_statistics_survive_json() -> None:
 
 
 def measured(make_product: Callable[..., Any], values: NDArray[np.float64]) -> Statistics:
-    product = make_product(bands=[FLOAT | {"name": "one"}])
+    off = {"all_nodata": "off", "all_zero": "off"}
+    product = make_product(bands=[FLOAT | {"name": "one"}], scenes={"firewall": off})
     product.scene(0, values)
     product.ingest()
     return measure(product.cube(), [0], [Window(0, 40, 0, 48)])

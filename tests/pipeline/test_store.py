@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from pipeline import repository
 from pipeline.errors import StoreError
 from pipeline.filesystem import network_kind
 from pipeline.maintenance import collect, expire
@@ -282,6 +283,33 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(store: CubeStore) -> Non
     assert len(_branches(store)) == 2
     _write(store, 3)
     assert _branches(store) == {BRANCH}
+
+
+@pytest.mark.parametrize("content", [b"", bytes(35)], ids=["empty", "zeros"])
+def test_a_dead_writers_branch_that_a_power_cut_damaged_stops_nobody(store: CubeStore, content: bytes) -> None:
+    _write(store, 1)
+    left = _folder(store) / "refs" / "branch.writing-1-dead"
+    left.mkdir()
+    (left / "ref.json").write_bytes(content)
+    _write(store, 2)
+    assert _value(store) == 2
+    assert _branches(store) == {BRANCH}
+
+
+def test_a_branch_gets_its_name_only_when_its_bytes_are_on_the_disk(
+    store: CubeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(store, 1)
+    main = _folder(store) / "refs" / "branch.main" / "ref.json"
+    before, seen, synced = main.read_bytes(), [], repository.sync_filesystem
+
+    def look(path: Path) -> None:
+        seen.append(main.read_bytes())
+        synced(path)
+
+    monkeypatch.setattr(repository, "sync_filesystem", look)
+    _write(store, 2)
+    assert seen == [before, main.read_bytes()]
 
 
 def test_manifests_are_split_as_they_were_at_first(store: CubeStore) -> None:

@@ -184,7 +184,7 @@ def test_a_run_keeps_its_own_horizon_when_the_configuration_has_changed(product:
 def test_a_run_keeps_its_own_bands_when_the_configuration_has_changed(make_product: Callable[..., Product]) -> None:
     band = {"dtype": "uint16", "units": "1", "nodata": 65535}
     bands = [band | {"name": "one"}, band | {"name": "two", "index": 2}]
-    product = make_product(bands=bands)
+    product = make_product(bands=bands, scenes={"firewall": {"stuck": "off", "level": "off", "zeros_are_values": True}})
     for slot in range(3):
         product.scene(slot, np.stack([np.full((40, 48), slot), np.full((40, 48), 5 * slot)]).astype(np.uint16))
     product.ingest()
