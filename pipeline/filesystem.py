@@ -60,7 +60,7 @@ def network_kind(mountinfo: str, path: Path) -> str:
 def _unescaped(field: str) -> str:
     r"""Mountinfo writes blank, tab, newline and backslash in octal.
 
-    >>> _unescaped(r"/mnt/my\\040disk")
+    >>> _unescaped(r"/mnt/my\040disk")
     '/mnt/my disk'
     """
     for code in ("\\040", "\\011", "\\012", "\\134"):

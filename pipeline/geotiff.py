@@ -31,7 +31,7 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GTIFF_IGNORE_READ_ERRORS": "NO",
 }
 MIB = 1 << 20
-BLOCK_BYTES = 512 * MIB  # decoded; a reader needs two or three times as much
+BLOCK_BYTES = 256 * MIB  # decoded; a reader needs up to twice as much, and all of an ingest stays under 1 GiB
 BANDS = 65535  # TIFF counts them in 16 bits
 SMALL_BYTES = 1 << 30  # declared; what is smaller is never a bomb
 SHRINKAGE = 10_000  # no codec of TIFF packs real pixels so densely; a sparse file can declare any size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from pipeline import schema
 from pipeline.admit import admit, refusal
 from pipeline.config import Settings
 from pipeline.cube import open_cube, store_of
-from pipeline.durable import locked
+from pipeline.durable import locked, replace_text
 from pipeline.errors import SceneError, StoreError
 from pipeline.geotiff import check_size
 from pipeline.inbox import Inbox, open_inbox
@@ -39,6 +40,7 @@ from pipeline.workers import on_threads
 BATCH = 32  # scenes a commit: the cost of a commit is spread, a crash costs little
 CLOCKS = timedelta(days=1)  # how far the clocks of a sensor and of this machine may differ
 STAGING = ".staging-"
+LONGEST_NAME = 200  # bytes; a note's name is longer than its file's, and 255 is what file systems take
 
 Progress = Callable[[int, int], None]
 
@@ -258,10 +260,12 @@ def _keep(note: Note, copy: Path, folder: Path) -> None:
     """Puts a refused file aside, untouched, beside a note; a second one of its name does not replace it."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / note.file
-    if target.exists() and _sha256(target) != note.sha256:
-        target = folder / f"{target.stem}-{note.sha256[:12]}{target.suffix}"
+    if len(os.fsencode(note.file)) > LONGEST_NAME or (target.exists() and _sha256(target) != note.sha256):
+        stem = os.fsencode(target.stem)[: LONGEST_NAME // 2].decode(errors="ignore")
+        target = folder / f"{stem}-{note.sha256[:12]}{target.suffix[:8]}"
     shutil.move(copy, target)
-    target.with_name(f"{target.name}.json").write_text(json.dumps(asdict(note), indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(asdict(note), indent=2) + "\n"
+    replace_text(target.with_name(f"{target.name}.json"), text)
 
 
 def _sha256(path: Path) -> str:

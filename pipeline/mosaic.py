@@ -122,11 +122,17 @@ def settle(before: Sequence[Part], arrivals: Sequence[Arrival]) -> Settled:
         elif twin.row.scene.source != arrival.scene.source:
             detail = f"equal to {twin.row.scene.source}"
             entries.append(Entry(arrival.key, State.DUPLICATE, arrival.scene.sha256, "same-bytes", detail))
-        else:  # a crash came between commit and ledger: the cube knows
+        else:  # a crash came between commit and ledger: the cube knows, also whose place this one took
             entries.append(_word(twin.row, arrival.key, parts))
+            entries += [_word(part.row, _key(part), parts) for part in parts if _gave_way(part, twin)]
     stood = {part.index for part in before if part.row.standing}
     told = [part for part in parts if part.arrival or (part.index in stood and part.row.superseded)]
     return Settled(tuple(parts), (*entries, *(_word(part.row, _key(part), parts) for part in told)))
+
+
+def _gave_way(part: Part, best: Part) -> bool:
+    same = part.row.scene.identity == best.row.scene.identity
+    return same and part.index is not None and part.row.superseded and best.row.standing
 
 
 def _returns(arrival: Arrival, twin: Part, parts: Sequence[Part]) -> bool:

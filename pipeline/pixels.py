@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -94,11 +95,20 @@ def read_window(
         out: ``(band, y, x)`` of the window, to read into.
     """
     y0, y1, x0, x1 = window
-    dataset.read([band.index for band in bands], window=Window.from_slices((y0, y1), (x0, x1)), out=out)
+    part = Window.from_slices((y0, y1), (x0, x1))
+    dataset.read([band.index for band in bands], window=part, out=out)
     for layer, band in zip(out, bands, strict=True):
+        if _has_mask(dataset, band.index):
+            layer[dataset.read_masks(band.index, window=part) == 0] = band.fill
         declared = dataset.nodatavals[band.index - 1]
         for value in (*band.missing, *(() if declared is None else (declared,))):
             _replace(layer, value, band.fill)
+
+
+def _has_mask(dataset: DatasetReader, index: int) -> bool:
+    """Whether the file hides pixels by a mask of its own; a fourth band that GDAL takes for alpha hides none."""
+    flags = dataset.mask_flag_enums[index - 1]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
 
 
 def _replace(layer: NDArray, value: float, fill: float) -> None:

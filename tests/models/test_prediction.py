@@ -17,6 +17,7 @@ from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.forecast import forecast
 from pipeline.ingest import ingest
 from pipeline.predictor import Context, Source
+from pipeline.specs import FirewallSpec
 from pipeline.synthetic_scenes import NODATA, write_scene
 
 Networks = Callable[..., Network]
@@ -130,7 +131,9 @@ def flag() -> NDArray[np.uint16]:
 def test_a_landmark_stays_at_its_pixel_through_the_network(
     tmp_path: Path, tiny_settings: Callable[..., Settings], make_network: Networks
 ) -> None:
-    settings = tiny_settings(tmp_path)
+    plain = tiny_settings(tmp_path)
+    scenes = plain.scenes.model_copy(update={"firewall": FirewallSpec(stuck="off")})  # the same picture three times
+    settings = plain.model_copy(update={"scenes": scenes})
     (tmp_path / "inbox").mkdir()
     axis, grid = settings.axis.axis(), settings.grid.geobox()
     for slot in range(3):
