@@ -2,9 +2,9 @@
 
 Chunks and codec (``schema.py``) were chosen by measuring writes and chips together: CPU-seconds to write a scene of
 4096 x 4096 x 4 uint16 (134 MB) from memory, size on disk, and chips of 20 slots x 128 x 128 x 4 bands read per
-CPU-second at random and at whole chunks, quality included; Icechunk on a local disk, two busy cores, medians of three. c is the
-side of a data chunk, q of a quality chunk; every chunk has a checksum. The upper rows use zarr's own pipeline with its
-defaults, the lower ones ``chunkio``.
+CPU-second at random and at whole chunks, quality included; Icechunk on a local disk, two busy cores, medians of three.
+c is the side of a data chunk, q of a quality chunk; every chunk has a checksum. The upper rows use zarr's own pipeline
+with its defaults, the lower ones ``chunkio``.
 
 ================================== ===== ==== ===== ====== =======
 chunks, codec                      write  MB  files random aligned

@@ -117,8 +117,14 @@ class SceneTable:
         return np.nonzero(condition)[0].tolist()
 
     def _made(self, value: dict[str, Any]) -> SceneRow:
-        times = {name: from_seconds(value[name]) for name in ("acquired", "available_at")}
-        scene = Scene(**times, **{name: str(value[name]) for name in ("source", "tile", "revision", "sha256")})
+        scene = Scene(
+            source=str(value["source"]),
+            tile=str(value["tile"]),
+            acquired=from_seconds(value["acquired"]),
+            available_at=from_seconds(value["available_at"]),
+            revision=str(value["revision"]),
+            sha256=str(value["sha256"]),
+        )
         place = Window(*value["place"].tolist())
         return SceneRow(
             scene,
