@@ -29,6 +29,7 @@ from pipeline.inbox import Inbox, open_inbox
 from pipeline.ledger import WITHDRAWN, Entry, FileKey, Ledger, State
 from pipeline.mosaic import Arrival
 from pipeline.reader import readers
+from pipeline.repository import NoCubeError
 from pipeline.scene import Fit, Staged, blaming_mask, check, check_mask, identify, mask_path
 from pipeline.scenetable import SceneRow
 from pipeline.schema import Layout
@@ -85,7 +86,14 @@ def ingest(settings: Settings, *, progress: Progress | None = None) -> Report:
             entries += decided
             if progress is not None:
                 progress(len(entries), max(len(files), len(entries)))
-    return Report(store.tip() if store.exists() else None, tuple(entries), ledger.counts())
+    return Report(_tip(store), tuple(entries), ledger.counts())
+
+
+def _tip(store: CubeStore) -> str | None:
+    try:
+        return store.tip()
+    except NoCubeError:
+        return None
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -116,9 +124,10 @@ def contract_name(settings: Settings) -> str:
 def _undecided(inbox: Inbox, store: CubeStore, ledger: Ledger, settings: Settings) -> list[FileKey]:
     """Files of the inbox that need a look; all of them where the cube is gone."""
     files = inbox.files()
-    if not store.exists():
+    try:
+        schema.check(store.group(), Layout.of(settings))
+    except NoCubeError:
         return files
-    schema.check(store.group(), Layout.of(settings))
     if not any(ledger.counts().values()):
         ledger.rebuild(remembered(settings, store))
     decided = ledger.decided(contract_name(settings))

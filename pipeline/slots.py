@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, lcm
@@ -143,15 +144,23 @@ def _write_window(mosaic: Mosaic, window: Window, rules: Rules, root: zarr.Group
 
 
 def _write_group(mosaic: Mosaic, window: Window, group: BandGroup, rules: Rules, root: zarr.Group) -> Outcome:
-    found = [(part, _pixels(part, group, window, rules, root)) for part in mosaic.parts]
-    there = [(part, pixels) for part, pixels in found if pixels is not None]
+    with ExitStack() as stack:
+        # A lone scene is written straight out of its reader's memory; of several the readers would pile up.
+        held = stack if len(mosaic.parts) == 1 and rules.scenes.mask is None else None
+        found = [(part, _pixels(part, group, window, rules, root, held)) for part in mosaic.parts]
+        there = [(part, pixels) for part, pixels in found if pixels is not None]
+        _put(mosaic.slot, window, there, group, root)
+        return _seen([(part, pixels) for part, pixels in there if part.arrival], group, rules)
+
+
+def _put(slot: int, window: Window, there: Sequence[tuple[Part, Pixels]], group: BandGroup, root: zarr.Group) -> None:
+    """Writes a window of a slot, and of the layers of its scenes."""
     shown = [pixels.flagged(part.row.flags) for part, pixels in there if part.row.standing]
     canvas = compose(group, window, shown)
-    cubes.write_pixels(root, group.name, mosaic.slot, canvas)
+    cubes.write_pixels(root, group.name, slot, canvas)
     for part, pixels in there:
         if part.row.layer != NO_LAYER:
             cubes.write_pixels(root, f"layers/{group.name}", part.row.layer, not_shown(pixels, canvas, group))
-    return _seen([(part, pixels) for part, pixels in there if part.arrival], group, rules)
 
 
 def _seen(arrived: Sequence[tuple[Part, Pixels]], group: BandGroup, rules: Rules) -> Outcome:
@@ -175,14 +184,16 @@ def _seen(arrived: Sequence[tuple[Part, Pixels]], group: BandGroup, rules: Rules
     return Outcome(surveys, good, {})
 
 
-def _pixels(part: Part, group: BandGroup, window: Window, rules: Rules, root: zarr.Group) -> Pixels | None:
+def _pixels(
+    part: Part, group: BandGroup, window: Window, rules: Rules, root: zarr.Group, held: ExitStack | None
+) -> Pixels | None:
     if part.arrival is None:
         return scene_pixels(root, group, part.row, window)
     common = part.row.place.intersection(window)
     if common is None:
         return None
     try:
-        return _arriving(part.arrival, group, common, rules)
+        return _arriving(part.arrival, group, common, rules, held)
     except SceneError as fault:
         raise BrokenArrivalError(part.row.scene.version, fault) from None
 
@@ -196,11 +207,14 @@ class BrokenArrivalError(Exception):
         self.reason = reason
 
 
-def _arriving(arrival: Arrival, group: BandGroup, window: Window, rules: Rules) -> Pixels:
-    """Pixels of a file that arrives, with everything that the firewall says of them."""
-    names = [band.name for band in group.bands]
-    with readers().reading(request(arrival.path, arrival.fit, names, window)) as view:
-        data = view.copy()  # the view ends here, and the reader is free for others
+def _arriving(arrival: Arrival, group: BandGroup, window: Window, rules: Rules, held: ExitStack | None) -> Pixels:
+    """Pixels of a file that arrives, with everything that the firewall says of them; a view as long as ``held``."""
+    reading = readers().reading(request(arrival.path, arrival.fit, [band.name for band in group.bands], window))
+    if held is None:
+        with reading as view:
+            data = view.copy()
+    else:
+        data = held.enter_context(reading)
     masked, dark = _masked(arrival, window, rules), _dark(arrival, group, window, rules)
     quality = flags(data, group.bands, masked, night=dark, firewall=rules.scenes.firewall)
     for lost in arrival.lost:
