@@ -26,7 +26,6 @@ from pipeline.store import Transaction
 
 # Reasons that time may mend: the file stays pending.
 PASSING = frozenset({"unstable", "unavailable", "incomplete", "no-mask", "bad-mask", "from-future"})
-OF_A_ROW = ("superseded", "withdrawn", "flags", "layer")  # what may change in a row once it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,8 @@ def prepare(root: zarr.Group, layout: Layout) -> SceneTable:
     """The scenes table of a writable cube, which is created where there is none and brought to the newest schema."""
     if "layout" in root.attrs:
         schema.check(root, layout)
-        schema.upgrade(root)
+        if root.attrs["schema_version"] != schema.SCHEMA_VERSION:
+            scenetable.upgrade(root, schema.read(root))
     else:
         schema.create(root, layout)
     return SceneTable.read(root, layout)
@@ -180,7 +180,7 @@ def _commit(
     again = [part.row for part in final.values() if part.arrival and part.index is not None]
     if not new and not changed and not again:
         return
-    scenetable.replace(transaction.group, changed, OF_A_ROW)
+    scenetable.replace(transaction.group, changed)
     scenetable.append(transaction.group, sorted(new, key=lambda row: (row.slot, row.scene.source)))
     ids = [row.scene.id for row in new or again or changed.values()]
     transaction.commit(f"{verb} {len(ids)} scene(s)", {"scenes": ids})

@@ -20,7 +20,7 @@ from pipeline.grid import Window, tiles
 from pipeline.quality import Quality
 from pipeline.repository import reason
 from pipeline.scenetable import SceneRow, SceneTable, best_first
-from pipeline.schema import NO_LAYER, SCENE_COLUMNS, UNKNOWN_TIME, BandGroup
+from pipeline.schema import NO_LAYER, TABLE, UNKNOWN_TIME, BandGroup
 from pipeline.survey import Survey
 from pipeline.times import seconds
 from pipeline.workers import on_threads
@@ -178,7 +178,7 @@ def _slots_in_index(store: Any, path: str) -> set[int]:
 def _small(cube: Cube) -> Iterator[Damage]:
     """Arrays that are no pixels and cannot be read."""
     groups = [f"{group.name}/{name}" for group in cube.layout.groups for name in SMALL]
-    for path in [*groups, *(f"scenes/{name}" for name in SCENE_COLUMNS)]:
+    for path in [*groups, *(f"scenes/{name}" for name in TABLE)]:
         if path not in cube.root:
             continue  # an older schema's, or the rows of a rotated grid, which have no one y
         try:

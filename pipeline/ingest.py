@@ -90,10 +90,7 @@ def ingest(settings: Settings, *, progress: Progress | None = None) -> Report:
 
 
 def _tip(store: CubeStore) -> str | None:
-    try:
-        return store.tip()
-    except NoCubeError:
-        return None
+    return store.tip() if store.exists() else None
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -51,13 +51,13 @@ def _flags(standing: Sequence[SceneRow], changed: Sequence[SceneRow], spec: Fire
 def _concerned(changed: Sequence[SceneRow], table: SceneTable) -> Iterable[SceneRow]:
     """Standing rows of the cube that the changed ones bear on, or are measured by."""
     columns = table.columns
-    standing = ~(columns["superseded"] | columns["withdrawn"])
+    standing = table.standing
     since = min(seconds(row.scene.acquired) for row in changed)
     tiles = {row.scene.tile for row in changed}
     of_tile = np.logical_or.reduce([columns["tile"] == tile for tile in tiles])
     later = standing & of_tile & (columns["acquired"] >= since)
     alike = standing & np.isin(columns["fingerprint"], [row.fingerprint for row in changed if row.fingerprint])
-    even = standing & (columns["flags"] & np.uint8(Quality.LEVEL) == 0) & ~np.isnan(columns["levels"][:, 1])
+    even = standing & (columns["flags"] & int(Quality.LEVEL) == 0) & ~np.isnan(columns["middle"])
     chosen = set(np.nonzero(later | alike)[0].tolist())
     for tile in tiles:
         before = np.nonzero(even & (columns["tile"] == tile) & (columns["acquired"] < since))[0]

@@ -11,10 +11,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from pipeline import schema
 from pipeline.firewall import Impression
 from pipeline.grid import Window
 from pipeline.scene import Scene
-from pipeline.schema import NO_LAYER, SCENE_COLUMNS, Layout
+from pipeline.schema import MEASURES, NO_LAYER, NUMBERS, TABLE, TEXTS, Layout
 from pipeline.times import TimeAxis, from_seconds, seconds
 
 
@@ -71,7 +72,7 @@ class SceneTable:
     """The rows as columns, of which a cube of years needs few at a time.
 
     Attributes:
-        columns: by name, ``(scene,)`` or ``(scene, part)``.
+        columns: by name, ``(scene,)``.
         layout: of the cube.
     """
 
@@ -81,10 +82,15 @@ class SceneTable:
 
     @classmethod
     def read(cls, root: zarr.Group, layout: Layout) -> SceneTable:
-        """The table of a cube; columns that an older schema lacks have their defaults."""
+        """The table of a cube; what schema 1 lacks has its default."""
         table = cast("zarr.Group", root["scenes"])
-        size = cast("zarr.Array", table["slot"]).shape[0]
-        return cls({name: _column(table, name, size) for name in SCENE_COLUMNS}, layout)
+        if "numbers" not in table:
+            return cls(_columns_of_schema_1(table), layout)
+        arrays = {name: cast("NDArray", cast("zarr.Array", table[name])[:]) for name in TABLE}
+        columns = {
+            column: arrays[name][:, index] for name, (_, names) in TABLE.items() for index, column in enumerate(names)
+        }
+        return cls(columns | {name: columns[name].astype(object) for name in TEXTS}, layout)
 
     def __len__(self) -> int:
         return len(self.columns["slot"])
@@ -110,8 +116,12 @@ class SceneTable:
 
     def standing_slots(self) -> NDArray[np.int64]:
         """Slots that hold a scene, ascending."""
-        standing = ~(self.columns["superseded"] | self.columns["withdrawn"])
-        return np.unique(self.columns["slot"][standing])
+        return np.unique(self.columns["slot"][self.standing])
+
+    @property
+    def standing(self) -> NDArray[np.bool_]:
+        """Which rows their slots are made of."""
+        return (self.columns["superseded"] == 0) & (self.columns["withdrawn"] == 0)
 
     def _where(self, condition: NDArray[np.bool_]) -> list[int]:
         return np.nonzero(condition)[0].tolist()
@@ -125,7 +135,7 @@ class SceneTable:
             revision=str(value["revision"]),
             sha256=str(value["sha256"]),
         )
-        place = Window(*value["place"].tolist())
+        place = Window(*(int(value[name]) for name in ("y0", "y1", "x0", "x1")))
         return SceneRow(
             scene,
             slot=int(value["slot"]),
@@ -136,42 +146,66 @@ class SceneTable:
             flags=int(value["flags"]),
             layer=int(value["layer"]),
             fingerprint=int(value["fingerprint"]),
-            levels=tuple(value["levels"].tolist()),
-            file=tuple(value["file"].tolist()),
+            levels=(float(value["low"]), float(value["middle"]), float(value["high"])),
+            file=(int(value["size"]), int(value["modified_ns"])),
             separable=place.y1 > place.y0,
         )
 
 
-def _column(table: zarr.Group, name: str, size: int) -> NDArray:
-    column = SCENE_COLUMNS[name]
-    if name in table:
-        values = cast("NDArray", cast("zarr.Array", table[name])[:])
-        return values.astype(object) if column.dtype is str else values
-    return np.full((size, column.width) if column.width else (size,), column.default, column.dtype)
+def _columns_of_schema_1(table: zarr.Group) -> dict[str, NDArray]:
+    """An array for each column, and fewer of them."""
+    found = {name: cast("NDArray", cast("zarr.Array", table[name])[:]) for name in table.array_keys()}
+    size = len(found["slot"])
+    absent = {name: np.zeros(size, np.int64) for name in NUMBERS} | {name: np.full(size, np.nan) for name in MEASURES}
+    texts = {name: found[name].astype(object) for name in TEXTS}
+    return absent | {"layer": np.full(size, NO_LAYER, np.int64)} | found | texts
+
+
+def upgrade(root: zarr.Group, layout: Layout) -> None:
+    """Brings a writable cube of schema 1 to the newest one; its chunks of pixels stay as they are."""
+    rows = SceneTable.read(root, layout).rows()
+    table = cast("zarr.Group", root["scenes"])
+    for name in list(table.array_keys()):
+        del table[name]
+    schema.create_table(table)
+    schema.create_layers(root, layout)
+    append(root, rows)
+    root.attrs["schema_version"] = schema.SCHEMA_VERSION
 
 
 def append(root: zarr.Group, rows: Sequence[SceneRow]) -> None:
     """Adds rows to the scenes table."""
     table = cast("zarr.Group", root["scenes"])
-    size = cast("zarr.Array", table["slot"]).shape[0]
-    for name, value in _VALUES.items():
+    for name, (dtype, _) in TABLE.items():
         array = cast("zarr.Array", table[name])
-        array.resize((size + len(rows), *array.shape[1:]))
-        array[size:] = _values([value(row) for row in rows], name, array)
+        size = array.shape[0]
+        array.resize((size + len(rows), array.shape[1]))
+        array[size:] = np.array([_CELLS[name](row) for row in rows], dtype=object if dtype is str else dtype)
 
 
-def replace(root: zarr.Group, changes: Mapping[int, SceneRow], columns: Iterable[str]) -> None:
-    """Writes the named columns of the rows at the indices of ``changes`` anew."""
-    if not changes:
-        return
-    table, indices = cast("zarr.Group", root["scenes"]), np.array(list(changes))
-    for name in columns:
-        array = cast("zarr.Array", table[name])
-        array.oindex[indices] = _values([_VALUES[name](row) for row in changes.values()], name, array)
+def replace(root: zarr.Group, changes: Mapping[int, SceneRow]) -> None:
+    """Writes anew the numbers of the rows at the indices of ``changes``."""
+    if changes:
+        array = cast("zarr.Array", root["scenes/numbers"])
+        array.oindex[np.array(list(changes))] = np.array([_numbers(row) for row in changes.values()], np.int64)
 
 
-def _values(values: list[Any], name: str, array: zarr.Array) -> NDArray:
-    return np.array(values, dtype=object if SCENE_COLUMNS[name].dtype is str else array.dtype)
+def _texts(row: SceneRow) -> tuple[str, ...]:
+    return row.scene.source, row.scene.tile, row.scene.revision, row.scene.sha256
+
+
+def _numbers(row: SceneRow) -> tuple[int, ...]:
+    scene, place = row.scene, row.place if row.separable else Window(0, 0, 0, 0)
+    times = (seconds(scene.acquired), seconds(scene.available_at))
+    state = (row.slot, row.superseded, row.withdrawn, row.flags, row.layer)
+    return (*times, *state, place.y0, place.y1, place.x0, place.x1, row.fingerprint, *row.file)
+
+
+def _measures(row: SceneRow) -> tuple[float, ...]:
+    return row.valid_fraction, *row.levels
+
+
+_CELLS: dict[str, Callable[[SceneRow], tuple]] = {"texts": _texts, "numbers": _numbers, "measures": _measures}
 
 
 def shown_at(rows: Sequence[SceneRow], as_of: datetime | None) -> list[SceneRow]:
@@ -197,23 +231,3 @@ def best_first(rows: Iterable[SceneRow], axis: TimeAxis) -> list[SceneRow]:
         return distance, row.scene.acquired, row.scene.tile, row.scene.sha256
 
     return sorted(rows, key=rank)
-
-
-_VALUES: dict[str, Callable[[SceneRow], Any]] = {
-    "source": lambda row: row.scene.source,
-    "tile": lambda row: row.scene.tile,
-    "acquired": lambda row: seconds(row.scene.acquired),
-    "available_at": lambda row: seconds(row.scene.available_at),
-    "revision": lambda row: row.scene.revision,
-    "sha256": lambda row: row.scene.sha256,
-    "slot": lambda row: row.slot,
-    "valid_fraction": lambda row: row.valid_fraction,
-    "superseded": lambda row: row.superseded,
-    "withdrawn": lambda row: row.withdrawn,
-    "flags": lambda row: row.flags,
-    "layer": lambda row: row.layer,
-    "place": lambda row: (row.place.y0, row.place.y1, row.place.x0, row.place.x1),
-    "fingerprint": lambda row: row.fingerprint,
-    "levels": lambda row: row.levels,
-    "file": lambda row: row.file,
-}

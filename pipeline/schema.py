@@ -45,35 +45,23 @@ NO_LAYER = -1
 AS_IN_SLOT = 255  # quality of a layer's pixel that the slot shows as it is; all flags at once mean nothing else
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the scenes table: its type, how many numbers a row has, and what rows of an older schema hold."""
-
-    dtype: Any
-    width: int = 0
-    default: Any = None
-
-
 OF_THE_FILE = frozenset({"index", "source", "declared", "resampling"})  # settings of a band that say how files are read
 
-
-SCENE_COLUMNS: dict[str, Column] = {
-    "source": Column(str),
-    "tile": Column(str),
-    "acquired": Column(np.int64),
-    "available_at": Column(np.int64),
-    "revision": Column(str),
-    "sha256": Column(str),
-    "slot": Column(np.int64),
-    "valid_fraction": Column(np.float32),
-    "superseded": Column(np.bool_),
-    "withdrawn": Column(np.bool_, default=False),
-    "flags": Column(np.uint8, default=0),  # bits of quality that all its pixels share
-    "layer": Column(np.int64, default=NO_LAYER),
-    "place": Column(np.int64, 4, default=(0, 0, 0, 0)),  # y0, y1, x0, x1 in the grid; empty: the whole grid
-    "fingerprint": Column(np.int64, default=0),
-    "levels": Column(np.float64, 3, default=(np.nan, np.nan, np.nan)),  # 1st, 50th, 99th percentile
-    "file": Column(np.int64, 2, default=(0, 0)),  # size in bytes, time of modification in ns
+# Columns of the scenes table, in few arrays: each array that a commit touches costs it several CPU-ms.
+TEXTS = ("source", "tile", "revision", "sha256")
+NUMBERS = (
+    *("acquired", "available_at", "slot", "superseded", "withdrawn"),
+    "flags",  # bits of quality that all its pixels share
+    "layer",
+    *("y0", "y1", "x0", "x1"),  # the part of the grid that it covers
+    "fingerprint",
+    *("size", "modified_ns"),  # of the file
+)
+MEASURES = ("valid_fraction", "low", "middle", "high")  # the last three: 1st, 50th and 99th percentile, DN
+TABLE: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "texts": (str, TEXTS),
+    "numbers": (np.int64, NUMBERS),
+    "measures": (np.float64, MEASURES),
 }
 
 
@@ -156,19 +144,8 @@ def create(root: zarr.Group, layout: Layout) -> None:
     root.attrs.update({"schema_version": SCHEMA_VERSION, "layout": layout.to_attributes()})
     for group in layout.groups:
         _create_group(root.create_group(group.name), group, layout)
-    _create_layers(root, layout)
-    _create_columns(root.create_group("scenes"), SCENE_COLUMNS, 0)
-
-
-def upgrade(root: zarr.Group) -> None:
-    """Brings a writable cube of an older schema to this one; its chunks stay as they are."""
-    if root.attrs["schema_version"] == SCHEMA_VERSION:
-        return
-    table = cast("zarr.Group", root["scenes"])
-    absent = {name: column for name, column in SCENE_COLUMNS.items() if name not in table}
-    _create_columns(table, absent, cast("zarr.Array", table["slot"]).shape[0])
-    _create_layers(root, read(root))
-    root.attrs["schema_version"] = SCHEMA_VERSION
+    create_layers(root, layout)
+    create_table(root.create_group("scenes"))
 
 
 def manifest_slots(layout: Layout) -> int:
@@ -250,7 +227,8 @@ def _create_group(arrays: zarr.Group, group: BandGroup, layout: Layout) -> None:
     _create_coordinates(arrays, group, layout.grid)
 
 
-def _create_layers(root: zarr.Group, layout: Layout) -> None:
+def create_layers(root: zarr.Group, layout: Layout) -> None:
+    """Makes the empty layers of a cube."""
     layers = root.create_group("layers")
     for group in layout.groups:
         _create_pixels(layers.create_group(group.name), group, layout.grid, "layer", AS_IN_SLOT)
@@ -375,16 +353,15 @@ def _wkt(grid: GeoBox) -> str:
     return grid.crs.to_wkt()
 
 
-def _create_columns(table: zarr.Group, columns: dict[str, Column], rows: int) -> None:
-    for name, column in columns.items():
-        wide = (column.width,) if column.width else ()
+def create_table(table: zarr.Group) -> None:
+    """Makes the empty scenes table; the attribute ``columns`` names what stands in each array."""
+    for name, (dtype, columns) in TABLE.items():
         array = table.create_array(
             name,
-            shape=(rows, *wide),
-            chunks=(ROWS_CHUNK, *wide),
-            dtype=column.dtype,
+            shape=(0, len(columns)),
+            chunks=(ROWS_CHUNK, len(columns)),
+            dtype=dtype,
             compressors=_compressors(),
-            dimension_names=("scene", f"{name}_part")[: 1 + len(wide)],
+            dimension_names=("scene", f"{name}_column"),
         )
-        if rows:
-            array[...] = np.full((rows, *wide), column.default, column.dtype)
+        array.attrs["columns"] = list(columns)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks are read 
 
 KEYS = {"name", "value", "unit", "bar", "at_least", "repeats", "min", "max"}
 TINY = {
-    "ingest": "--here --repeats 1 --sizes 64 96 --warm 64 --layouts tiled strips",
+    "ingest": "--here --repeats 1 --sizes 64 96 --warm 64 --layouts cog",
     "append": "--few 1 --many 2 --appends 2 --side 64",
     "chips": "--here --repeats 1 --slots 2 --side 192 --chips 2",
 }
