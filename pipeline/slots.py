@@ -195,7 +195,12 @@ def _pixels(
     try:
         return _arriving(part.arrival, group, common, rules, held)
     except SceneError as fault:
-        raise BrokenArrivalError(part.row.scene.version, fault) from None
+        raise BrokenArrivalError(part.row.scene.version, in_its_name(fault, part.arrival)) from None
+
+
+def in_its_name(fault: SceneError, arrival: Arrival) -> SceneError:
+    """The fault as the user knows the file: the name of our copy is nobody's business."""
+    return SceneError(fault.reason, fault.detail.replace(arrival.path.name, arrival.key.name))
 
 
 class BrokenArrivalError(Exception):

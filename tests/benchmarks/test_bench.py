@@ -23,9 +23,9 @@ TINY = {
 MAINS = {"ingest": bench_ingest.main, "append": bench_append.main, "chips": bench_chips.main}
 FIGURES = {
     "ingest": {
-        "tiled 64: ours / limit",
-        "strips 64: odc-stac / ours",
-        "tiled 64: ours, peak",
+        "cog 64: ours / limit",
+        "cog 64: odc-stac / ours",
+        "cog 64: ours, peak",
         "ours, peak at 96 / at 64",
     },
     "append": {"an append after 2 / after 1, CPU"},

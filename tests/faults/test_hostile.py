@@ -27,7 +27,10 @@ from tests.faults.corpus import CASES, SCALE, Inbox, Planted, plant
 from tests.faults.record import record
 from tests.faults.watch import watching, weighing
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches folders with inotify")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="watches folders with inotify"),
+]
 
 CUBECAST = Path(sys.executable).with_name("cubecast")
 LIMIT_MIB = 1024

@@ -26,6 +26,8 @@ from pipeline.maintenance import backup, collect, expire
 from pipeline.store import CubeStore, Transaction
 from tests.faults.record import record, tries
 
+pytestmark = pytest.mark.slow
+
 NOW = timedelta(0)
 PAGE = 4096  # bytes that a tmpfs gives at once
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, linux/fs/ext4/ext4.h
