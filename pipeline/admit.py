@@ -175,7 +175,11 @@ def _commit(
     final = {part.row.scene.version: part for mosaic in written.mosaics for part in mosaic.parts}
     parts = [final.get(p.row.scene.version, p) for after in settled.values() for p in after.parts]
     new = [_finished(part.row, written, table.layout) for part in parts if part.index is None]
-    stored = {part.index: part.row for part in [*parts, *final.values()] if part.index is not None}
+    stored = {
+        part.index: _finished(part.row, written, table.layout) if part.row.scene.version in written.good else part.row
+        for part in [*parts, *final.values()]
+        if part.index is not None
+    }
     changed = {index: row for index, row in stored.items() if row != table.row(index)}
     again = [part.row for part in final.values() if part.arrival and part.index is not None]
     if not new and not changed and not again:

@@ -13,7 +13,7 @@ from pipeline.config import Settings
 from pipeline.cube import store_of
 from pipeline.errors import SceneError, StoreError
 from pipeline.inbox import Inbox, open_inbox
-from pipeline.ingest import STAGING, alone, arrival_of, contract_name, rules_of
+from pipeline.ingest import STAGING, alone, arrival_of, contract_name, remember, rules_of
 from pipeline.ledger import Entry, FileKey, Ledger, State
 from pipeline.mosaic import Part, Settled, parts_of, without
 from pipeline.scenetable import SceneRow, SceneTable
@@ -42,25 +42,33 @@ def withdraw(settings: Settings, name: str, why: str) -> Withdrawn:
     """
     store, ledger, rules = store_of(settings), Ledger(settings.paths.ledger), rules_of(settings)
     with alone(settings.paths.root):
-        gone = store.update(partial(_take_out, name=name, rules=rules))
+        remember(settings, store, ledger)
+        gone, risen = store.update(partial(_take_out, name=name, rules=rules))
         entries = [
             Entry(FileKey(row.scene.source, *row.file), State.QUARANTINED, row.scene.sha256, "withdrawn", why)
             for row in gone
-        ]
-        ledger.record(entries, contract_name(settings))
+        ] + [Entry(FileKey(row.scene.source, *row.file), State.ACCEPTED, row.scene.sha256) for row in risen]
+        ledger.record((), contract_name(settings), told=entries)
     return Withdrawn(store.tip(), tuple(row.scene.id for row in gone))
 
 
-def _take_out(transaction: Transaction, name: str, rules: Rules) -> list[SceneRow]:
+def _take_out(transaction: Transaction, name: str, rules: Rules) -> tuple[list[SceneRow], list[SceneRow]]:
+    """Rows that are out now, and rows that stand in their places."""
     table = prepare(transaction.group, rules.layout)
-    named = [row for row in table.rows() if row.scene.source == name and not row.withdrawn]
+    named = [row for row in table.rows() if row.scene.source == name]
     if not named:
         msg = f"a scene that is withdrawn is in the cube, but no scene came from {name}: see cubecast scenes list"
         raise StoreError(msg)
-    versions = {row.scene.version for row in named}
-    slots = {row.slot: Settled(tuple(without(parts_of(table, row.slot), versions)), ()) for row in named}
+    fresh = [row for row in named if not row.withdrawn]  # none where a crash kept the ledger from hearing of it
+    versions = {row.scene.version for row in fresh}
+    slots = {row.slot: Settled(tuple(without(parts_of(table, row.slot), versions)), ()) for row in fresh}
     change(transaction, slots, table, rules, "withdraw")
-    return named
+    parts = [part for slot in slots.values() for part in slot.parts]
+    return fresh or named, [part.row for part in parts if part.row.standing and _fell_before(part, table)]
+
+
+def _fell_before(part: Part, table: SceneTable) -> bool:
+    return part.index is not None and not table.row(part.index).standing
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -80,9 +80,11 @@ def ingest(settings: Settings, *, progress: Progress | None = None) -> Report:
     entries: list[Entry] = []
     with alone(settings.paths.root):
         files = _undecided(inbox, store, ledger, settings)
+        wanted = ledger.wanted()
         for keys in _batches(files):
-            decided = _ingest_batch(settings, store, inbox, keys)
-            ledger.record(decided, contract)
+            decided = _ingest_batch(settings, store, inbox, keys, wanted & set(keys))
+            told = [entry for entry in decided if entry.key not in set(keys)]
+            ledger.record([entry for entry in decided if entry.key in set(keys)], contract, told=told)
             entries += decided
             if progress is not None:
                 progress(len(entries), max(len(files), len(entries)))
@@ -125,10 +127,15 @@ def _undecided(inbox: Inbox, store: CubeStore, ledger: Ledger, settings: Setting
         schema.check(store.group(), Layout.of(settings))
     except NoCubeError:
         return files
-    if not any(ledger.counts().values()):
-        ledger.rebuild(remembered(settings, store))
+    remember(settings, store, ledger)
     decided = ledger.decided(contract_name(settings))
     return [key for key in files if key not in decided]
+
+
+def remember(settings: Settings, store: CubeStore, ledger: Ledger) -> None:
+    """Makes a lost ledger again."""
+    if not any(ledger.counts().values()):
+        ledger.rebuild(remembered(settings, store))
 
 
 def remembered(settings: Settings, store: CubeStore) -> list[Entry]:
@@ -192,19 +199,22 @@ class Look:
     refusal: Entry | None = None
 
 
-def _ingest_batch(settings: Settings, store: CubeStore, inbox: Inbox, keys: Sequence[FileKey]) -> list[Entry]:
+def _ingest_batch(
+    settings: Settings, store: CubeStore, inbox: Inbox, keys: Sequence[FileKey], wanted: set[FileKey]
+) -> list[Entry]:
+    """Looks at files and brings in what fits; ``wanted`` are those that a person wants back."""
     rules = rules_of(settings)
     with tempfile.TemporaryDirectory(prefix=STAGING, dir=settings.paths.root) as name:
         looks = on_threads(partial(examine, key, inbox, Path(name), rules) for key in keys)
         entries = [look.refusal for look in looks if look.refusal]
-        arrivals = [look.arrival for look in looks if look.arrival]
+        arrivals = [replace(look.arrival, again=look.key in wanted) for look in looks if look.arrival]
         if arrivals:
             slots = schema.manifest_slots(rules.layout)
             entries += store.update(partial(admit, arrivals=arrivals, rules=rules), manifest_slots=slots)
         copies = {look.key: look.copy for look in looks}
         for entry in entries:
             copy = copies.get(entry.key)
-            if entry.state is State.QUARANTINED and copy is not None:
+            if entry.state is State.QUARANTINED and entry.reason != WITHDRAWN and copy is not None:
                 _keep(Note.of(entry, contract_name(settings)), copy, settings.paths.quarantine / entry.reason)
     return entries
 

@@ -102,6 +102,12 @@ class Ledger:
         with self._connection() as connection:
             return {FileKey(*row) for row in connection.execute(f"{sql} {refused}", values)}
 
+    def wanted(self) -> set[FileKey]:
+        """Files whose decision was taken back, and which no ingest has looked at since."""
+        sql = "SELECT name, size, modified_ns FROM file_versions WHERE state = ? AND reason = ?"
+        with self._connection() as connection:
+            return {FileKey(*row) for row in connection.execute(sql, (State.PENDING, RETRY))}
+
     def entries(self) -> list[Entry]:
         """Every file seen, by name."""
         with self._connection() as connection:
@@ -118,11 +124,19 @@ class Ledger:
             found = dict(connection.execute("SELECT state, count(*) FROM file_versions GROUP BY state").fetchall())
         return {state: found.get(state.value, 0) for state in State}
 
-    def record(self, entries: Sequence[Entry], contract: str) -> None:
-        """Writes entries, replacing what was said of the same files and of versions never decided; all or none."""
+    def record(self, entries: Sequence[Entry], contract: str, *, told: Sequence[Entry] = ()) -> None:
+        """Writes entries, replacing what was said of the same files and of versions never decided; all or none.
+
+        Args:
+            entries: files that were looked at; they become the newest versions of their names.
+            contract: name of what was asked of them.
+            told: words on bytes that were seen before, for every version of their name that held them; which version
+                is the newest does not change.
+        """
         now = _now()
         waiting = [(entry.key.name, State.PENDING) for entry in entries]
         with self._connection() as connection:
+            _tell(connection, told, contract, now)
             connection.executemany("DELETE FROM file_versions WHERE name = ? AND state = ?", waiting)
             connection.executemany(f"INSERT OR REPLACE {_INSERT}", [entry.row(contract, now) for entry in entries])
 
@@ -179,6 +193,13 @@ class Ledger:
                 "space; if it is damaged remove it: the next ingest makes it again from the cube"
             )
             raise StoreError(msg) from error
+
+
+def _tell(connection: sqlite3.Connection, told: Sequence[Entry], contract: str, now: str) -> None:
+    sql = "UPDATE file_versions SET state = ?, reason = ?, detail = ?, decided_at = ?"
+    words = [(e.state, e.reason, e.detail, now, e.key.name, e.sha256, State.PENDING) for e in told]
+    connection.executemany(f"{sql} WHERE name = ? AND sha256 = ? AND state != ?", words)
+    connection.executemany(f"INSERT OR IGNORE {_INSERT}", [entry.row(contract, now) for entry in told])
 
 
 def _read(connection: sqlite3.Connection, where: str, *values: Any) -> list[Entry]:

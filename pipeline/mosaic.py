@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.grid import Window
-from pipeline.ledger import Entry, FileKey, State
+from pipeline.ledger import WITHDRAWN, Entry, FileKey, State
 from pipeline.scene import Fit, Scene
-from pipeline.scenetable import SceneRow, SceneTable, best_first
+from pipeline.scenetable import SceneRow, SceneTable, best_first, outranks
 from pipeline.schema import NO_LAYER
 from pipeline.times import TimeAxis
 
@@ -29,6 +29,7 @@ class Arrival:
         fit: where it lies in the cube's grid.
         mask: private copy of its mask and where that lies, where the product has masks.
         lost: windows of the grid where the firewall has found it lost.
+        again: a person wants it back after it was withdrawn.
     """
 
     key: FileKey
@@ -38,6 +39,7 @@ class Arrival:
     fit: Fit
     mask: tuple[Path, Fit] | None = None
     lost: tuple[Window, ...] = ()
+    again: bool = False
 
     @property
     def row(self) -> SceneRow:
@@ -119,12 +121,15 @@ def settle(before: Sequence[Part], arrivals: Sequence[Arrival]) -> Settled:
         twin = next((part for part in parts if part.row.scene.version == arrival.scene.version), None)
         if twin is None or _returns(arrival, twin, parts):
             parts = _enter(arrival, twin, parts)
+        elif twin.row.withdrawn:
+            detail = f"the bytes of {twin.row.scene.source} were withdrawn: retry it to have them back"
+            entries.append(Entry(arrival.key, State.QUARANTINED, arrival.scene.sha256, WITHDRAWN, detail))
         elif twin.row.scene.source != arrival.scene.source:
             detail = f"equal to {twin.row.scene.source}"
             entries.append(Entry(arrival.key, State.DUPLICATE, arrival.scene.sha256, "same-bytes", detail))
         else:  # a crash came between commit and ledger: the cube knows, also whose place this one took
-            entries.append(_word(twin.row, arrival.key, parts))
             entries += [_word(part.row, _key(part), parts) for part in parts if _gave_way(part, twin)]
+            entries.append(_word(twin.row, arrival.key, parts))
     stood = {part.index for part in before if part.row.standing}
     told = [part for part in parts if part.arrival or (part.index in stood and part.row.superseded)]
     return Settled(tuple(parts), (*entries, *(_word(part.row, _key(part), parts) for part in told)))
@@ -132,14 +137,15 @@ def settle(before: Sequence[Part], arrivals: Sequence[Arrival]) -> Settled:
 
 def _gave_way(part: Part, best: Part) -> bool:
     same = part.row.scene.identity == best.row.scene.identity
-    return same and part.index is not None and part.row.superseded and best.row.standing
+    return same and part.index is not None and part.row.superseded and not part.row.withdrawn and best.row.standing
 
 
 def _returns(arrival: Arrival, twin: Part, parts: Sequence[Part]) -> bool:
     """Whether a version that the slot had once comes back: it was withdrawn, or replaced in place and put back."""
     best = _standing(arrival.scene, parts)
-    replaced = twin.row.superseded and best is not None and _in_place(arrival.scene, best.row.scene)
-    return twin.row.withdrawn or replaced
+    if twin.row.withdrawn:
+        return arrival.again
+    return twin.row.superseded and (best is None or _replaces(arrival.scene, best.row.scene))
 
 
 def _enter(arrival: Arrival, twin: Part | None, parts: Sequence[Part]) -> list[Part]:
@@ -147,7 +153,8 @@ def _enter(arrival: Arrival, twin: Part | None, parts: Sequence[Part]) -> list[P
     best = _standing(arrival.scene, parts)
     new = Part(arrival.row, arrival=arrival)
     if twin is not None:
-        new = replace(new, row=replace(twin.row, withdrawn=False, superseded=False), index=twin.index)
+        row = replace(twin.row, withdrawn=False, superseded=False, file=new.row.file)
+        new = replace(new, row=row, index=twin.index)
     others = [part for part in parts if part is not twin]
     if best is None or _replaces(arrival.scene, best.row.scene):
         return [*(_superseded(part) if part is best else part for part in others), new]
@@ -188,11 +195,13 @@ def without(before: Sequence[Part], versions: Iterable[Version]) -> list[Part]:
     gone = set(versions)
     parts = [_withdrawn(part) if part.row.scene.version in gone else part for part in before]
     taken = {part.row.scene.identity for part in parts if part.row.standing}
-    for part in sorted(parts, key=lambda part: part.row.scene.rank, reverse=True):
-        if part.row.kept and part.row.scene.identity not in taken:
-            taken.add(part.row.scene.identity)
-            parts[parts.index(part)] = replace(part, row=replace(part.row, superseded=False))
-    return parts
+    best: dict[tuple, Part] = {}
+    for part in parts:
+        identity = part.row.scene.identity
+        if part.row.kept and identity not in taken and (identity not in best or outranks(part.row, best[identity].row)):
+            best[identity] = part
+    risen = [id(part) for part in best.values()]
+    return [replace(part, row=replace(part.row, superseded=False)) if id(part) in risen else part for part in parts]
 
 
 def _withdrawn(part: Part) -> Part:

@@ -184,10 +184,10 @@ def append(root: zarr.Group, rows: Sequence[SceneRow]) -> None:
 
 
 def replace(root: zarr.Group, changes: Mapping[int, SceneRow]) -> None:
-    """Writes anew the numbers of the rows at the indices of ``changes``."""
-    if changes:
-        array = cast("zarr.Array", root["scenes/numbers"])
-        array.oindex[np.array(list(changes))] = np.array([_numbers(row) for row in changes.values()], np.int64)
+    """Writes anew all but the texts of the rows at the indices of ``changes``."""
+    for name in ("numbers", "measures") if changes else ():
+        array = cast("zarr.Array", root[f"scenes/{name}"])
+        array.oindex[np.array(list(changes))] = np.array([_CELLS[name](row) for row in changes.values()], array.dtype)
 
 
 def _texts(row: SceneRow) -> tuple[str, ...]:
@@ -208,6 +208,19 @@ def _measures(row: SceneRow) -> tuple[float, ...]:
 _CELLS: dict[str, Callable[[SceneRow], tuple]] = {"texts": _texts, "numbers": _numbers, "measures": _measures}
 
 
+def outranks(row: SceneRow, rival: SceneRow) -> bool:
+    """Whether of two versions of one acquisition ``row`` is the better one.
+
+    The standing version is. Of two that a provider wrote to one place under one revision it is the later one, of others
+    the one of higher rank.
+    """
+    if row.standing != rival.standing:
+        return row.standing
+    if (row.scene.source, row.scene.revision) == (rival.scene.source, rival.scene.revision):
+        return row.file[1] > rival.file[1]
+    return row.scene.rank > rival.scene.rank
+
+
 def shown_at(rows: Sequence[SceneRow], as_of: datetime | None) -> list[SceneRow]:
     """Of a slot's rows those that it was made of at a time, None for now: of every acquisition the best version known.
 
@@ -218,7 +231,7 @@ def shown_at(rows: Sequence[SceneRow], as_of: datetime | None) -> list[SceneRow]
         if not row.kept or (as_of is not None and row.scene.available_at > as_of):
             continue
         rival = known.get(row.scene.identity)
-        if rival is None or (row.standing, row.scene.rank) > (rival.standing, rival.scene.rank):
+        if rival is None or outranks(row, rival):
             known[row.scene.identity] = row
     return list(known.values()) if as_of is not None else [row for row in known.values() if row.standing]
 
