@@ -187,7 +187,7 @@ def _codec(facts: dict[str, Any]) -> str:
 
 def _scene_counts(cube: Cube) -> dict[str, int]:
     columns = cube.table.columns
-    withdrawn, superseded = columns["withdrawn"], columns["superseded"]
+    withdrawn, superseded = columns["withdrawn"] != 0, columns["superseded"] != 0
     counts = {
         "standing": ~(superseded | withdrawn),
         "superseded": superseded & ~withdrawn,
