@@ -1,1 +1,16 @@
-"""From GeoTIFF scenes to a cube, and from a predictor to forecast GeoTIFFs: pure functions and frozen values."""
+"""From GeoTIFF scenes to a cube, and from a predictor to forecast GeoTIFFs: pure functions and frozen values.
+
+Where to find what; inside a line a module may use those before it, and ``pyproject.toml`` has the whole order:
+
+- words: errors, times, grid, specs, config, quality, record, predictor, metrics
+- a GeoTIFF, safely: pixels, warp, tiffdirectory, geotiff, readerchild, reader
+- the inbox: ledger, folders, inbox, scene
+- the firewall: solar, survey, firewall, judgement
+- the store: durable, filesystem, repository, chunkio, transaction, store, maintenance
+- the cube: schema, scenetable, compose, cube, export, audit
+- ingest: mosaic, workers, slots, admit, ingest, amend
+- a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
+- samples: normalise, samples, motion, lagrangian, chips
+- forecasts: baselines, evaluation, raster, stac, catalog, forecast, verify
+- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, sheets
+"""
