@@ -15,7 +15,7 @@ help:
 	@echo "make test    every test"
 	@echo "make check   lint, types, layers, quick tests"
 	@echo "make faults  kills, full disks, power cuts, hostile files, flipped bits; an hour; table in build/faults.json"
-	@echo "make bench   ingest, appends and reads against their peers; half an hour; figures in build/bench"
+	@echo "make bench   ingest, appends and reads against their peers; an hour; figures in build/bench"
 	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"
 	@echo "make lock    resolve the requirements again"
 
