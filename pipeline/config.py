@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.specs import (
     AxisSpec,
     BandSpec,
+    CovariateSpec,
     ForecastSpec,
     GridSpec,
     MotionSpec,
@@ -73,6 +74,11 @@ class Workspace:
         """MLflow's database and artifacts, where no server is configured."""
         return self.root / "mlflow"
 
+    @property
+    def trainings(self) -> Path:
+        """A folder a training: its checkpoints, and what MLflow is to be told."""
+        return self.root / "trainings"
+
 
 class Settings(BaseSettings):
     """The whole configuration of one product."""
@@ -90,6 +96,7 @@ class Settings(BaseSettings):
     store: StoreSpec = StoreSpec()
     samples: SampleSpec = SampleSpec()
     motion: MotionSpec = MotionSpec()
+    covariates: CovariateSpec = CovariateSpec()
     training: TrainingSpec = TrainingSpec()
     forecast: ForecastSpec = ForecastSpec()
     tracking: TrackingSpec = TrackingSpec()
@@ -209,7 +216,9 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     if scenes.mask is not None:
         mask = scenes.mask.model_copy(update={"folder": _anchored(scenes.mask.folder, folder)})
         scenes = scenes.model_copy(update={"mask": mask})
-    update = {"workspace": _anchored(settings.workspace, folder), "scenes": scenes}
+    static = tuple(_anchored(path, folder) for path in settings.covariates.static)
+    covariates = settings.covariates.model_copy(update={"static": static})
+    update = {"workspace": _anchored(settings.workspace, folder), "scenes": scenes, "covariates": covariates}
     return cast("Settings", settings.model_copy(update=update))
 
 

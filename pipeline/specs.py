@@ -321,8 +321,21 @@ class SampleSpec(Spec):
     validation_fraction: float = Field(
         default=0.2, gt=0, lt=0.9, description="Part of the rest that watches the training"
     )
+    embargo: int = Field(
+        default=1, ge=0, description="Observed slots left out between training and validation, and before the test part"
+    )
+    max_missing: int | None = Field(
+        default=None, ge=0, description="Context frames that may be missing at most; absent: all but two"
+    )
     block_buffer: int = Field(default=48, ge=0, description="Pixels kept free around validation blocks (short series)")
     max_inits: int = Field(default=96, ge=1, description="Init times used for training at most, spread evenly")
+
+    @model_validator(mode="after")
+    def _leaves_a_frame(self) -> Self:
+        if (self.max_missing or 0) >= self.context_frames:
+            msg = f"max_missing leaves a context frame: at most {self.context_frames - 1}, found {self.max_missing}"
+            raise ValueError(msg)
+        return self
 
 
 class MotionSpec(Spec):
@@ -336,23 +349,80 @@ class MotionSpec(Spec):
     max_speed: float = Field(default=40.0, gt=0, description="Fastest motion believed, in pixels per slot")
 
 
-class TrainingSpec(Spec):
-    """The attention ConvLSTM and how it is trained."""
+class CovariateSpec(Spec):
+    """What a network is told besides the frames: known for every time and place beforehand."""
 
+    time_of_day: bool = Field(default=False, description="Sine and cosine of the mean solar time of day")
+    time_of_year: bool = Field(default=False, description="Sine and cosine of the day of the year")
+    solar_zenith: bool = Field(default=False, description="Cosine of the sun's zenith angle at every pixel")
+    static: tuple[Path, ...] = Field(
+        default=(), description="GeoTIFFs on any grid that say something lasting of every pixel, such as elevation"
+    )
+
+
+class TrainingSpec(Spec):
+    """The network and how it is trained."""
+
+    network: Literal["attention", "convlstm", "dot_product", "pixel_lstm"] = Field(
+        default="attention",
+        description="attention: ConvLSTM with additive attention at every lead; convlstm: without; "
+        "dot_product: stacked ConvLSTM with multi-head attention; pixel_lstm: each pixel alone (patch = 1)",
+    )
     patch: int = Field(
         default=4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost"
     )
     filters: int = Field(default=24, ge=1, description="Channels of the ConvLSTM's state")
-    attention_units: int = Field(default=16, ge=1, description="Channels of the additive attention")
+    attention_units: int = Field(default=16, ge=1, description="Channels of the attention (all heads together)")
+    attention_heads: int = Field(default=4, ge=1, description="Heads of dot-product attention")
+    attention_kernel: Literal[1, 3] = Field(default=1, description="Side of the attention's convolutions (patches)")
+    attention_reduction: int = Field(
+        default=1, ge=1, le=8, description="Scores are made on patches this many times as long"
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        default="float32", description="Type of the arithmetic in training; weights and forecasts stay float32"
+    )
+    devices: int = Field(default=1, ge=0, description="Devices that share each batch (data parallel); 0: all GPUs")
     chip: int = Field(default=128, ge=16, description="Training chip (px)")
     batch: int = Field(default=4, ge=1, description="Chips a step")
+    accumulate: int = Field(default=1, ge=1, description="Steps whose gradients are averaged before the weights move")
     steps_per_epoch: int = Field(default=60, ge=1, description="Steps an epoch")
     epochs: int = Field(default=12, ge=1, description="Epochs at most")
+    patience: int = Field(default=4, ge=1, description="Epochs without a better validation loss that end a training")
     budget: timedelta = Field(
         default=timedelta(minutes=10), gt=timedelta(0), description="Wall time at most (ISO 8601)"
     )
+    cpu_budget: timedelta | None = Field(
+        default=None, gt=timedelta(0), description="Processor time at most, of all cores (ISO 8601); absent: no limit"
+    )
+    checkpoint: timedelta = Field(
+        default=timedelta(minutes=1),
+        ge=timedelta(0),
+        description="A crash loses at most this much training (ISO 8601); every step: PT0S",
+    )
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate of AdamW; cosine decay")
+    clip: float = Field(default=1.0, gt=0, description="Largest norm of a gradient")
+    average: float = Field(
+        default=0.0, ge=0, lt=1, description="Momentum of the moving average of the weights that is kept; 0: none"
+    )
+    drop_frames: float = Field(
+        default=0.1, ge=0, lt=1, description="Part of the context frames that training hides, as if they had not come"
+    )
+    interest: Literal["none", "texture", "change", "activity"] = Field(
+        default="none",
+        description="Draw training chips more often where there is texture, change, or much of the first band (rain)",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of weights and sampling")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.network == "pixel_lstm" and self.patch != 1:
+            msg = f"a pixel_lstm sees each pixel alone: patch is 1, found {self.patch}"
+            raise ValueError(msg)
+        if self.network == "dot_product" and self.attention_units % self.attention_heads:
+            found = f"{self.attention_units} for {self.attention_heads}"
+            msg = f"attention_units are shared out evenly to attention_heads, found {found}"
+            raise ValueError(msg)
+        return self
 
 
 class ForecastSpec(Spec):
