@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import cube_cli, scenes_cli
+from flows import cube_cli, scenes_cli, tracking_cli
 from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors, time_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(cube_cli.app)
 app.add_typer(scenes_cli.app)
+app.add_typer(tracking_cli.app)
 
 
 @app.command()
@@ -128,13 +130,28 @@ def _tend(config: Path, every: float, *, json: bool) -> None:
 
 
 @app.command()
-def train(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Train the network on the newest snapshot and register it."""
+def train(
+    config: ConfigOption,
+    *,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest interrupted training, on its own snapshot.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever was interrupted.")] = False,
+    limit: Annotated[
+        float, typer.Option("--limit", min=0, help="Minutes after which it stops, to be resumed; 0: none.")
+    ] = 0.0,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train the network and register it; stopped anywhere, the same command goes on from there."""
     from flows import console, verbs
 
+    if resume and fresh:
+        raise typer.BadParameter("--resume and --fresh exclude each other")
     with errors(debug=debug):
+        start = "resume" if resume else "fresh" if fresh else "auto"
         with console.training_bars() as watcher:
-            trained = verbs.train(config, watcher=watcher)
+            trained = verbs.train(config, watcher=watcher, start=start, limit=timedelta(minutes=limit) or None)
         if json:
             console.as_json(trained)
             return
@@ -221,7 +238,7 @@ def _bounds(text: str) -> tuple[float, float, float, float] | None:
 
 
 def _terminated(number: int, _: object) -> None:
-    """An order to stop ends as an exception, so that what is open is closed: a training's record says FAILED."""
+    """An order to stop ends as an exception, so that what is open is closed: a training's record says KILLED."""
     sys.exit(128 + number)
 
 

@@ -30,7 +30,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 @contextmanager
 def errors(*, debug: bool) -> Iterator[None]:
-    """Errors become one text and an exit code: 2 for the configuration, 1 for the rest, 130 for Ctrl-C."""
+    """Errors become one text and an exit code: 2 for the configuration, 130 for Ctrl-C, 1 for the rest."""
     try:
         yield
     except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -44,10 +44,11 @@ def errors(*, debug: bool) -> Iterator[None]:
         if debug:
             raise
         from flows.console import fail
-        from pipeline.errors import ConfigError
+        from pipeline.errors import ConfigError, Interrupted
 
         fail(explain(error))
-        raise typer.Exit(CONFIG_FAULT if isinstance(error, ConfigError) else USER_FAULT) from None
+        codes = {ConfigError: CONFIG_FAULT, Interrupted: INTERRUPTED}
+        raise typer.Exit(codes.get(type(error), USER_FAULT)) from None
 
 
 def explain(error: Exception) -> str:

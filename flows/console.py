@@ -92,10 +92,10 @@ def training_bars() -> Iterator[Watcher]:
 
         def step(at: TrainingProgress) -> None:
             done = (at.epoch - 1) * at.steps + at.step
-            text = f"training, epoch {at.epoch} of {at.epochs}, loss {at.loss:.4f}"
+            text = f"training, epoch {at.epoch} of {at.epochs}, loss {at.loss:.4f}, {at.rate:.0f} chips/s"
             bars.update(state["task"], completed=done, total=at.epochs * at.steps, description=text)
 
-        yield Watcher(phase, prepared, step)
+        yield Watcher(phase, prepared, step, warn)
         if state["task"] is not None:
             bars.update(state["task"], total=1, completed=1)
 
@@ -210,10 +210,10 @@ def trained_lines(trained: Trained) -> list[str]:
     """What a training came to, in sentences."""
     role = "now the champion" if trained.champion else "registered, not the champion"
     change = f"{100 * abs(trained.validation_skill):.1f} % {'below' if trained.validation_skill > 0 else 'above'}"
-    lines = [
-        f"{trained.model} version {trained.version}, {role}: {trained.epochs} epochs, "
-        f"squared error on validation chips {change} the extrapolation's"
-    ]
+    what = f"{trained.model} version {trained.version}, {role}"
+    if not trained.version:
+        what = f"{trained.model}, not registered yet, as MLflow does not answer (later: cubecast tracking sync)"
+    lines = [f"{what}: {trained.epochs} epochs, squared error on validation chips {change} the extrapolation's"]
     if not trained.good:
         lines.append("It does not beat both baselines: forecasts do without it. More scenes or epochs may help.")
     return lines

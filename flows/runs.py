@@ -83,4 +83,6 @@ def log_watcher() -> Watcher:
         if at.step == at.steps:
             log.info("epoch %d of %d, loss %.4f", at.epoch, at.epochs, at.loss)
 
-    return training_watcher.get() or Watcher(phase=lambda name: log.info("%s", name), step=step)
+    return training_watcher.get() or Watcher(
+        phase=lambda name: log.info("%s", name), step=step, notice=lambda line: log.warning("%s", line)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from prefect import flow, task
 
@@ -11,22 +12,25 @@ from flows.runs import FLOW_TIMEOUT, ONCE, log_watcher, run_name
 
 
 @task(**ONCE)
-def train_network(config: Path) -> verbs.Trained:
+def train_network(config: Path, start: str) -> verbs.Trained:
     """Trains the network and registers it."""
-    return verbs.train(config, watcher=log_watcher())
+    return verbs.train(config, watcher=log_watcher(), start=start)
 
 
 @flow(name="train", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
-def train(config: Path) -> str:
-    """Trains the attention ConvLSTM on the newest snapshot, records it in MLflow and registers it.
+def train(config: Path, start: Literal["auto", "resume", "fresh"] = "auto") -> str:
+    """Trains the network on the newest snapshot, records it in MLflow and registers it.
 
-    The first version that beats both baselines, on validation chips and over the test part, becomes champion.
+    The first version that beats both baselines, on validation chips and over the test part, becomes champion. A run
+    that was cancelled, or whose worker died, is gone on with by the next one.
 
     Args:
         config: TOML file of the product.
+        start: ``auto``: an interrupted training of the same settings and snapshot goes on, else a new one; ``resume``:
+            the newest interrupted one goes on; ``fresh``: a new one.
 
     Returns:
-        The registered model as ``models:/name/version``.
+        The registered model as ``models:/name/version``, or ``trainings/ID`` while MLflow does not answer.
     """
-    trained = train_network(config)
-    return f"models:/{trained.model}/{trained.version}"
+    trained = train_network(config, start)
+    return f"models:/{trained.model}/{trained.version}" if trained.version else f"trainings/{trained.training}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,10 @@ class Trained:
     """What came of a training: the model version, its MLflow run, and its errors over the test part.
 
     ``good``: it beats both baselines, on the validation chips and over the test part; only such a one can be champion.
+    ``version`` and ``run_id`` are empty while MLflow does not answer; ``cubecast tracking sync`` registers the model.
     """
 
+    training: str
     model: str
     version: str
     run_id: str
@@ -102,26 +104,37 @@ def ingest(config: Path, *, progress: Progress | None = None) -> Ingested:
     return Ingested(report.snapshot, states, {state.value: n for state, n in report.seen.items()}, refused)
 
 
-def train(config: Path, *, watcher: Watcher | None = None) -> Trained:
-    """Trains the network on the newest snapshot, records and registers it.
+def train(
+    config: Path, *, watcher: Watcher | None = None, start: str = "auto", limit: timedelta | None = None
+) -> Trained:
+    """Trains the network on the newest snapshot, or goes on with an interrupted training; records and registers it.
+
+    Args:
+        config: TOML file of the product.
+        watcher: told how it goes on.
+        start: ``auto``, ``resume`` or ``fresh``; see :class:`models.experiment.Start`.
+        limit: wall time after which it stops, to be resumed.
 
     Raises:
-        CubecastError: the cube is missing or too short, or MLflow does not answer.
+        CubecastError: the cube is missing or too short, the training is interrupted, or there is none to resume.
     """
     from pipeline.config import load
 
     settings = load(config)
     with native_silence():
+        from models.experiment import Start
         from models.experiment import train as run
         from models.registry import open_registry
 
-    outcome = run(settings, open_registry(settings), watcher=watcher)
+    registry = open_registry(settings, now=False)
+    outcome = run(settings, registry, watcher=watcher, start=Start(start), limit=limit)
     registered = outcome.registered
     return Trained(
-        registered.name,
-        registered.version,
-        registered.run_id,
-        registered.champion,
+        outcome.training,
+        settings.product.name,
+        registered.version if registered else "",
+        registered.run_id if registered else "",
+        registered is not None and registered.champion,
         outcome.good,
         outcome.snapshot,
         len(outcome.history),

@@ -1,36 +1,46 @@
-"""One training from cube to registered model: split, align, fit, score against the baselines, explain, register."""
+"""One training from cube to registered model: prepare, fit, score, explain, record; stopped, it goes on from there."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
+from models.appraisal import beats_baselines, complete_tests, mean_skills, score
+from models.checkpoint import Checkpoints
+from models.courier import recorded
 from models.exhibit import write_exhibits
-from models.networks import NetworkSpec
-from models.prediction import Card, Network
+from models.material import Material, Plan, plan, prepare
+from models.prediction import Network
 from models.registry import Registered, Registry
-from models.training import Progress, Tracker, fit
-from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
+from models.training import Fitted, Progress, Tracker, fit
+from models.trainings import Training, Trainings
 from pipeline.config import Settings
-from pipeline.cube import Cube, open_cube, store_of
-from pipeline.evaluation import Scores, evaluate
-from pipeline.forecast import baselines, forecast_bands, outlet
-from pipeline.grid import Window
-from pipeline.metrics import ErrorRow, skill
-from pipeline.normalise import measure
+from pipeline.cube import open_cube, store_of
+from pipeline.errors import ModelError
+from pipeline.evaluation import Scores
+from pipeline.forecast import outlet
+from pipeline.metrics import ErrorRow
 from pipeline.record import ModelRef
-from pipeline.samples import Sample, Split, split, thin
-from pipeline.specs import TrainingSpec
 
-VALIDATION_CHIPS = 48
-TEST_PIXELS = 8_000_000  # scored after every training: 4 init times of a full Meteosat frame, all of a small product
-TEST_INITS = (4, 64)  # at least and at most
-MODEL = "model"
 EXHIBITS = "attention"
+LEAKS = "leak-audit.json"
+FINGERPRINT_LENGTH = 16
+
+
+class Start(StrEnum):
+    """Where a training begins."""
+
+    AUTO = "auto"  # an interrupted one of the same settings and the same snapshot goes on; else a new one
+    RESUME = "resume"  # the newest interrupted one goes on, on its own snapshot
+    FRESH = "fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +51,13 @@ class Watcher:
         phase: told the name of each phase as it starts.
         prepared: told how many samples are aligned, of how many.
         step: told each training step.
+        notice: told once when MLflow does not answer; default: a warning in the log.
     """
 
     phase: Callable[[str], None] | None = None
     prepared: Callable[[int, int], None] | None = None
     step: Callable[[Progress], None] | None = None
+    notice: Callable[[str], None] | None = None
 
     def enter(self, name: str) -> None:
         """A phase starts."""
@@ -54,37 +66,20 @@ class Watcher:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """What a training learns from.
-
-    Attributes:
-        cube: the data, at one snapshot.
-        split: which part is for what.
-        card: what the weights will mean.
-        training: where chips are drawn from.
-        validation: the chips that watch.
-    """
-
-    cube: Cube
-    split: Split
-    card: Card
-    training: ChipReader
-    validation: tuple[Chips, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a training came to.
 
     Attributes:
-        registered: the model version.
+        training: its id; its folder lies under ``trainings/`` of the workspace.
+        registered: the model version; None while MLflow does not answer: ``cubecast tracking sync`` registers it.
         history: one entry an epoch.
         scores: of model and baselines over the test part; None where no test sample is complete.
         snapshot: of the cube.
-        good: worth publishing; see :func:`beats_baselines`.
+        good: worth publishing; see :func:`models.appraisal.beats_baselines`.
     """
 
-    registered: Registered
+    training: str
+    registered: Registered | None
     history: tuple[dict[str, float], ...]
     scores: Scores | None
     snapshot: str
@@ -95,135 +90,114 @@ class Outcome:
         return [] if self.scores is None else self.scores.rows(outlet(settings).bands, settings.axis.cadence)
 
 
-def train(settings: Settings, registry: Registry, *, watcher: Watcher | None = None) -> Outcome:
-    """Trains the product's network on the newest snapshot and registers it.
+def train(
+    settings: Settings,
+    registry: Registry,
+    *,
+    watcher: Watcher | None = None,
+    start: Start = Start.AUTO,
+    limit: timedelta | None = None,
+) -> Outcome:
+    """Trains the product's network and registers it.
+
+    Args:
+        settings: the product.
+        registry: where it is recorded; it may be out of reach.
+        watcher: told how it goes on.
+        start: a new training on the newest snapshot, or one that was interrupted.
+        limit: wall time after which it stops with a checkpoint, to be resumed.
 
     Raises:
         ConfigError: the grid is too small for the network's patches.
-        ModelError: the training diverges.
+        Interrupted: a signal or the limit has stopped it; the same call goes on from there.
+        LeakError: a part of the data would see what another must meet.
+        ModelError: the training diverges, or there is none to resume.
         NotEnoughFramesError: the cube is too short.
         StoreError: there is no cube.
     """
     watcher = watcher or Watcher()
     store = store_of(settings)
-    cube = open_cube(store)
-    with registry.run(f"train {cube.snapshot[:8]}") as tracker:
-        store.tag(f"training-{tracker.run_id}", cube.snapshot)  # expiry leaves alone what a model was made from
-        watcher.enter("aligning frames along the motion")
-        material = prepare(settings, cube, watcher)
-        _log_setup(tracker, settings, material)
-        watcher.enter("training")
-        fitted = fit(
-            material.card.network,
-            settings.training,
-            material.training,
-            material.validation,
-            tracker,
-            progress=watcher.step,
-        )
-        watcher.enter("scoring the test part")
-        ref = ModelRef(settings.product.name, f"run {tracker.run_id[:8]}", "network")
-        network = Network(fitted.model, material.card, ref)
-        scores = score(settings, material, network)
-        skills = mean_skills(scores)
-        good = beats_baselines(fitted.best["val_skill"], skills)
-        _log_scores(tracker, scores, settings)
-        tracker.metrics({f"test_skill_{name}": value for name, value in skills.items()} | {"good": good}, step=0)
-        watcher.enter("drawing attention maps")
-        _log_exhibits(tracker, settings, material, network)
-        watcher.enter("registering")
-        registered = registry.register(tracker, fitted.model, material.card, good=good)
-    return Outcome(registered, fitted.history, scores, cube.snapshot, good)
+    trainings = Trainings(settings.paths.trainings)
+    trainings.sweep()
+    with _begun(settings, trainings, open_cube(store).snapshot, start) as training:
+        store.tag(f"training-{training.id}", training.snapshot)  # expiry leaves alone what a model was made from
+        cube = open_cube(store, snapshot=training.snapshot)
+        others = [one for one in trainings.waiting() if one.id != training.id]
+        with recorded(registry, training, f"train {cube.snapshot[:8]}", others=others, notice=watcher.notice) as record:
+            watcher.enter("aligning frames along the motion")
+            planned = plan(settings, cube)
+            _log_plan(record, planned)
+            material = prepare(settings, planned, progress=watcher.prepared)
+            _log_setup(record, settings, material)
+            watcher.enter("training")
+            fitted = _fit(settings, material, training, record, (watcher, limit))
+            scores, good = _appraise(settings, material, fitted, record, watcher)
+            watcher.enter("registering")
+            record.register(fitted.model, material.card, good=good)
+    trainings.forget()
+    return Outcome(training.id, record.registered, fitted.history, scores, cube.snapshot, good)
 
 
-def mean_skills(scores: Scores | None) -> dict[str, float]:
-    """Mean over leads and bands of the part of each baseline's squared error that the model takes away.
-
-    Squared, because the network is trained for it: where mostly nothing comes, as on radar, the mean of what may come
-    has a larger absolute error than nothing has. Baselines without any error are left out.
-    """
-    if scores is None:
-        return {}
-    squared = {name: sums.rmse**2 for name, sums in scores.sums.items()}
-    skills = {name: skill(squared[MODEL], error) for name, error in squared.items() if name != MODEL}
-    return {name: float(known.mean()) for name, one in skills.items() if len(known := one[np.isfinite(one)])}
-
-
-def beats_baselines(validation_skill: float, test_skills: Mapping[str, float]) -> bool:
-    """Whether a network is worth more than what it would replace.
-
-    Twice asked: on the validation chips, which also chose its best epoch, so that a lucky one would pass; and over the
-    test part, which had no say in it, on whole forecasts. Without a complete test sample the chips decide alone.
-
-    >>> beats_baselines(0.3, {"persistence": 0.5, "extrapolation": 0.1}), beats_baselines(0.3, {"extrapolation": -0.1})
-    (True, False)
-    """
-    return validation_skill > 0 and all(value > 0 for value in test_skills.values())
+def _begun(settings: Settings, trainings: Trainings, newest: str, start: Start) -> AbstractContextManager[Training]:
+    mine = fingerprint(settings)
+    left = next(iter(trainings.interrupted()), None)
+    if start is Start.RESUME:
+        if left is None:
+            msg = "only an interrupted training can go on, there is none: start one with cubecast train"
+            raise ModelError(msg)
+        if left.fingerprint != mine:
+            msg = (
+                f"a training goes on with the settings that it began with, but those of {left.id} were others: "
+                "put the configuration back, or begin anew with --fresh"
+            )
+            raise ModelError(msg)
+        return trainings.resume(left.id)
+    if start is Start.AUTO and left is not None and (left.fingerprint, left.snapshot) == (mine, newest):
+        return trainings.resume(left.id)
+    return trainings.begin(newest, mine)
 
 
-def prepare(settings: Settings, cube: Cube, watcher: Watcher) -> Material:
-    """Splits the cube, measures its statistics, aligns what the training needs."""
-    bands = forecast_bands(settings)
-    network = network_spec(settings)
-    grid = cube.layout.grid.shape
-    parts = split(cube.observed(), settings.samples, (grid[0], grid[1]), settings.samples.block_buffer)
-    for area in (parts.training_area, parts.validation_area):
-        chip_size(area, settings.training.chip, settings.training.patch)  # refuses before the long work, not after it
-    slots = sorted({slot for one in parts.training for slot in one.slots} & set(cube.observed().tolist()))
-    statistics = measure(cube, slots, [parts.training_area])
-    card = Card(network, statistics, settings.samples, settings.motion, tuple(band.name for band in settings.bands))
-    recipe = Recipe(settings.samples, settings.motion, statistics, bands)
-    source = AlignedFrames(cube, recipe, settings.paths.cache)
-    wanted = sorted({*parts.training, *parts.validation}, key=lambda one: one.init)
-    aligned = dict(zip(wanted, source.prepare(wanted, progress=watcher.prepared), strict=True))
-    return Material(cube, parts, card, *_readers(settings.training, parts, aligned))
+def fingerprint(settings: Settings) -> str:
+    """A hash of all settings that decide what a training of a snapshot comes to, and of the code's version."""
+    parts = settings.model_dump(mode="json", include={"samples", "motion", "covariates", "training", "bands", "grid"})
+    text = json.dumps([version("cubecast"), parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
-def _readers(spec: TrainingSpec, parts: Split, aligned: Mapping[Sample, Chips]) -> tuple[ChipReader, tuple[Chips, ...]]:
-    def reader(samples: Sequence[Sample], area: Window, seed: int, *, augment: bool) -> ChipReader:
-        size = chip_size(area, spec.chip, spec.patch)
-        return ChipReader(tuple(aligned[one] for one in samples), area, size, spec.batch, seed, augment)
-
-    training = reader(parts.training, parts.training_area, spec.seed, augment=True)
-    watching = reader(parts.validation, parts.validation_area, seed=0, augment=False)
-    return training, tuple(watching.read(step) for step in range(-(-VALIDATION_CHIPS // spec.batch)))
-
-
-def network_spec(settings: Settings) -> NetworkSpec:
-    """The network that a configuration asks for."""
-    spec = settings.training
-    return NetworkSpec(
-        context_frames=settings.samples.context_frames,
-        horizon=settings.samples.horizon,
-        bands_in=len(settings.bands),
-        bands_out=forecast_bands(settings),
-        patch=spec.patch,
-        filters=spec.filters,
-        attention_units=spec.attention_units,
+def _fit(
+    settings: Settings,
+    material: Material,
+    training: Training,
+    tracker: Tracker,
+    how: tuple[Watcher, timedelta | None],
+) -> Fitted:
+    watcher, limit = how
+    return fit(
+        material.card.network,
+        settings.training,
+        material.training,
+        material.validation,
+        tracker,
+        checkpoints=Checkpoints(training.checkpoints),
+        progress=watcher.step,
+        limit=limit,
     )
 
 
-def score(settings: Settings, material: Material, network: Network) -> Scores | None:
-    """Model and baselines over the test part, on the same pixels; None where no test sample is complete."""
-    predictors = {MODEL: network.champion(settings.forecast.tile).predictor, **baselines(settings)}
-    tests = complete_tests(material.split, material.cube)
-    if not tests:
-        return None
-    height, width = material.cube.layout.grid.shape
-    wanted = min(max(TEST_PIXELS // (height * width), TEST_INITS[0]), TEST_INITS[1])
-    return evaluate(
-        predictors,
-        material.cube,
-        thin(tests, wanted),
-        settings.samples,
-        forecast_bands(settings),
-        fallback="extrapolation",
-    )
-
-
-def complete_tests(parts: Split, cube: Cube) -> list[Sample]:
-    """Test samples whose every target lies within the cube's time axis."""
-    return [one for one in parts.test if one.targets[-1] < cube.size]
+def _appraise(
+    settings: Settings, material: Material, fitted: Fitted, tracker: Tracker, watcher: Watcher
+) -> tuple[Scores | None, bool]:
+    """Scores over the test part, and whether they are good; told to the tracker, with one forecast shown."""
+    watcher.enter("scoring the test part")
+    network = Network(fitted.model, material.card, ModelRef(settings.product.name, "in training", "network"))
+    scores = score(settings, material, network)
+    skills = mean_skills(scores)
+    good = beats_baselines(fitted.best["val_skill"], skills)
+    _log_scores(tracker, scores, settings)
+    tracker.metrics({f"test_skill_{name}": value for name, value in skills.items()} | {"good": good}, step=0)
+    watcher.enter("drawing attention maps")
+    _log_exhibits(tracker, settings, material, network)
+    return scores, good
 
 
 def _log_exhibits(tracker: Tracker, settings: Settings, material: Material, network: Network) -> None:
@@ -237,15 +211,21 @@ def _log_exhibits(tracker: Tracker, settings: Settings, material: Material, netw
             tracker.artifact(path, EXHIBITS)
 
 
+def _log_plan(tracker: Tracker, planned: Plan) -> None:
+    """The boundaries, and the audit's report: also of a split that is refused."""
+    tracker.parameters({**planned.split.describe(), "snapshot": planned.cube.snapshot})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / LEAKS
+        path.write_text(json.dumps(planned.leaks.to_json(), indent=1) + "\n", encoding="utf-8")
+        tracker.artifact(path, "split")
+
+
 def _log_setup(tracker: Tracker, settings: Settings, material: Material) -> None:
     statistics = material.card.statistics
+    parts = settings.model_dump(mode="json", include={"training", "samples", "motion", "covariates"})
     tracker.parameters(
         {
-            **{f"training.{key}": value for key, value in settings.training.model_dump(mode="json").items()},
-            **{f"samples.{key}": value for key, value in settings.samples.model_dump(mode="json").items()},
-            **{f"motion.{key}": value for key, value in settings.motion.model_dump(mode="json").items()},
-            **material.split.describe(),
-            "snapshot": material.cube.snapshot,
+            **{f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()},
             "statistics.mean": statistics.mean,
             "statistics.deviation": statistics.deviation,
         }

@@ -104,3 +104,36 @@ class PatchMask(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """What ``from_config`` needs."""
         return {**super().get_config(), "patch": self.patch}
+
+
+@keras.saving.register_keras_serializable(package="cubecast")
+class CovariatePatches(keras.layers.Layer):
+    """Means of the covariates over patches, first those that belong to the frames, then those of the leads.
+
+    Call with ``(batch, frame + lead, y, x, channel)``; returns ``(batch, frame, y / patch, x / patch, channel)`` and
+    the same with leads.
+
+    Args:
+        frames: how many of the steps are frames.
+        patch: side of a patch, pixels.
+    """
+
+    def __init__(self, frames: int, patch: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.frames = frames
+        self.patch = patch
+
+    def call(self, covariates: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        means = unfold(ops.average_pool(fold(covariates), self.patch, self.patch), covariates.shape[1])
+        return means[:, : self.frames], means[:, self.frames :]
+
+    def compute_output_shape(self, input_shape: Shape) -> tuple[Shape, Shape]:
+        """``(batch, frame, y / patch, x / patch, channel)``, and with leads instead of frames."""
+        batch, steps, y, x, channels = input_shape
+        place = (y and y // self.patch, x and x // self.patch, channels)
+        return (batch, self.frames, *place), (batch, steps - self.frames, *place)
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs."""
+        return {**super().get_config(), "frames": self.frames, "patch": self.patch}

@@ -20,11 +20,18 @@ class MaskedLoss(keras.losses.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The loss, a scalar."""
+        count = ops.sum(ops.cast(ops.isfinite(y_true), self.dtype))
+        return self.total(y_true, y_pred) / ops.maximum(count, 1)
+
+    def total(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The penalties' sum, a scalar.
+
+        Sums of parts of a batch add up to that of the whole, however many valid pixels each part has; means do not.
+        """
         valid = ops.isfinite(y_true)
         # finite before it is used: a NaN that is only masked afterwards still makes every gradient NaN
-        error = ops.where(valid, y_pred - ops.where(valid, y_true, 0), 0)
-        total = ops.sum(self.penalty(error))
-        return total / ops.maximum(ops.sum(ops.cast(valid, error.dtype)), 1)
+        error = ops.where(valid, ops.cast(y_pred, self.dtype) - ops.where(valid, y_true, 0), 0)
+        return ops.sum(self.penalty(error))
 
     def penalty(self, error: Tensor) -> Tensor:
         """What an error costs, element by element; 0 for an error of 0."""

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import Any, Self
 
 import keras
+import numpy as np
 
-from models.attention import AdditiveTemporalAttention, AttentionKeys
-from models.convlstm import ConvLSTM, ConvLSTMCell
-from models.frames import NewestValid, PatchMask, Shape, Tensor, age_features, fold, unfold
+from models.convlstm import ConvLSTM
+from models.decoders import AttentionDecoder, Decoder, DotProductDecoder, PixelHead
+from models.encoders import FramePatches, StackedConvLSTM
+from models.frames import CovariatePatches, NewestValid, PatchMask, Tensor
 from models.pyramid import ScaleHead, coarse_dilations
 
-ops: Any = keras.ops  # untyped: pyright takes the results of its functions for None
+EXACT: Any = {"dtype": "float32"}  # whatever the precision: a field rounded to 16 bit is no extrapolation
+
+
+class Kind(StrEnum):
+    """What a network is made of."""
+
+    ATTENTION = "attention"
+    CONVLSTM = "convlstm"
+    DOT_PRODUCT = "dot_product"
+    PIXEL_LSTM = "pixel_lstm"
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """All that decides the shape of an attention ConvLSTM.
+    """All that decides the shape of a network.
 
     Attributes:
         context_frames: frames that it sees.
@@ -26,7 +38,12 @@ class NetworkSpec:
         bands_out: indices of the bands that it forecasts.
         patch: side of the patches that its state lives on, pixels.
         filters: channels of its state.
-        attention_units: channels of its attention.
+        attention_units: channels of its attention, of all heads together.
+        kind: what it is made of; see :func:`build`.
+        attention_heads: heads of dot-product attention.
+        attention_kernel: side of the attention's convolutions, patches.
+        attention_reduction: side of the blocks that attention scores are made for, patches.
+        covariates: channels of what it is told besides the frames.
     """
 
     context_frames: int
@@ -36,33 +53,85 @@ class NetworkSpec:
     patch: int = 4
     filters: int = 24
     attention_units: int = 16
+    kind: str = Kind.ATTENTION
+    attention_heads: int = 4
+    attention_kernel: int = 1
+    attention_reduction: int = 1
+    covariates: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("context_frames", "horizon", "bands_in", "patch", "filters", "attention_units"):
+        at_least_one = ("context_frames", "horizon", "bands_in", "patch", "filters", "attention_units")
+        for name in (*at_least_one, "attention_heads", "attention_kernel", "attention_reduction"):
             if getattr(self, name) < 1:
                 msg = f"{name} of a network is at least 1, found {getattr(self, name)}"
                 raise ValueError(msg)
+        if self.covariates < 0:
+            msg = f"covariates of a network are at least 0, found {self.covariates}"
+            raise ValueError(msg)
+        if self.attention_kernel % 2 == 0:
+            msg = f"attention_kernel is odd, found {self.attention_kernel}: otherwise it has no centre"
+            raise ValueError(msg)
         if not self.bands_out or not set(self.bands_out) <= set(range(self.bands_in)):
             rule = f"bands_out are indices of the {self.bands_in} input bands, counted from 0, at least one"
             msg = f"{rule}; found {self.bands_out}"
             raise ValueError(msg)
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        if self.kind not in set(Kind):
+            msg = f"the kind of a network is one of {', '.join(Kind)}; found {self.kind}"
+            raise ValueError(msg)
+        if self.kind == Kind.PIXEL_LSTM and self.patch != 1:
+            msg = f"a {self.kind} sees each pixel alone: patch is 1, found {self.patch}"
+            raise ValueError(msg)
+        if self.kind == Kind.DOT_PRODUCT and self.attention_units % self.attention_heads:
+            found = f"{self.attention_units} for {self.attention_heads}"
+            msg = f"attention_units are shared out evenly to attention_heads, found {found}"
+            raise ValueError(msg)
+
+    @property
+    def attends(self) -> bool:
+        """Whether it weighs its frames, so that its weights can be looked at."""
+        return self.kind in {Kind.ATTENTION, Kind.DOT_PRODUCT}
+
+    @property
+    def alignment(self) -> int:
+        """Tiles start at multiples of this, in pixels, so that they are cut into the same patches and blocks."""
+        return self.patch * (self.attention_reduction if self.attends else 1)
 
     def receptive_radius(self) -> int:
-        """How far an output pixel can see, in pixels: a bound, and a multiple of ``patch``.
+        """How far an output pixel can see, in pixels: a bound, and a multiple of :attr:`alignment`.
 
-        A tile that is grown by it, and starts on a whole patch, gives the same forecast as the whole image.
+        A tile that is grown by it, and starts on a multiple of :attr:`alignment`, gives the same forecast as the whole
+        image.
         """
-        recurrent = 1 + self.context_frames + self.horizon  # 3 x 3: the encoder's, one a frame, one a lead
+        if self.kind == Kind.PIXEL_LSTM:
+            return 0
         smoothing = 2 * sum(coarse_dilations(self.patch))  # five taps at each distance
-        return self.patch * (max(recurrent, smoothing) + 2)  # one patch to enlarge, one for the place within a patch
+        # one patch to enlarge, one for the place within a patch
+        radius = self.patch * (max(self._recurrent_reach(), smoothing) + 2)
+        return -(-radius // self.alignment) * self.alignment
+
+    def _recurrent_reach(self) -> int:
+        """How far the convolutions see, in patches: all are 3x3, but those of the attention."""
+        encoder, attention = 1 + self.context_frames, self._attention_reach()
+        if self.kind == Kind.DOT_PRODUCT:
+            return encoder + 1 + attention + 1  # the second ConvLSTM, the last convolution
+        return encoder + self.horizon * max(1, attention)  # a step reaches no farther than its query's answer
+
+    def _attention_reach(self) -> int:
+        """How far the weights of a patch depend on others, in patches."""
+        blocks = (self.attention_kernel // 2) + (1 if self.attention_reduction > 1 else 0)  # the latter to enlarge
+        farthest_in_own_block = self.attention_reduction - 1
+        return blocks * self.attention_reduction + farthest_in_own_block if self.attends else 0
 
     def as_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""
-        return {**asdict(self), "bands_out": list(self.bands_out)}
+        return {**asdict(self), "bands_out": list(self.bands_out), "kind": str(self.kind)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of :meth:`as_dict`.
+        """The inverse of :meth:`as_dict`; what an older version did not know takes its default.
 
         >>> spec = NetworkSpec(4, 6, 2, (0, 1))
         >>> NetworkSpec.from_dict(spec.as_dict()) == spec
@@ -71,148 +140,104 @@ class NetworkSpec:
         return cls(**{**values, "bands_out": tuple(values["bands_out"])})
 
 
-def build(spec: NetworkSpec) -> keras.Model:
-    """Untrained attention ConvLSTM: it returns the newest valid frame for every lead until it is trained.
+def build(spec: NetworkSpec, precision: str = "float32") -> keras.Model:
+    """Untrained network: it returns the newest valid value for every lead until it is trained.
 
     It works in Lagrangian coordinates and on normalised values: the frames have been moved along the motion to the init
-    time, and the forecast for each lead is still to be moved on.
+    time, and the forecast for each lead is still to be moved on. By ``spec.kind``:
+
+    - ``attention``: a ConvLSTM over the frames, and one over the leads with additive attention before every step;
+    - ``convlstm``: the same without attention;
+    - ``dot_product``: two stacked ConvLSTMs over the frames, then multi-head dot-product attention, all leads at once;
+    - ``pixel_lstm``: ``convlstm`` with 1x1 convolutions only, so that each pixel is forecast from its own past.
 
     Inputs, by name: ``frames`` ``(batch, frame, y, x, band)``, oldest first, 0 where invalid; ``validity``, same shape,
-    1 or 0; ``ages`` ``(batch, frame)`` in slots, finite also for missing frames. Height and width are any multiples of
-    ``patch``.
+    1 or 0; ``ages`` ``(batch, frame)`` in slots, finite also for missing frames; and, if the spec has any,
+    ``covariates`` ``(batch, frame + lead, y, x, channel)``, never NaN. Height and width are any multiples of ``patch``.
 
-    Outputs, by name: ``forecast`` ``(batch, lead, y, x, forecast band)``; ``attention`` ``(batch, lead, frame,
-    y / patch, x / patch)``, weights that sum to one over the frames with a valid pixel in the patch, and to zero where
-    there is none.
+    Outputs, by name: ``forecast`` ``(batch, lead, y, x, forecast band)``, and, if the network attends, ``attention``
+    ``(batch, lead, frame, y / patch, x / patch)``, the mean over the heads: weights that sum to one over the frames
+    with a valid pixel in the patch, and to zero where there is none. Both are float32.
+
+    Args:
+        spec: its shape.
+        precision: Keras's name of a dtype policy, such as ``mixed_bfloat16``; variables are float32 whatever it is, so
+            that the weights of a network fit into one of another precision.
     """
+    inputs = _inputs(spec)
+    frames, validity, ages = inputs["frames"], inputs["validity"], inputs["ages"]
+    features, outputs = _features(spec, inputs, precision)
+    values, known = NewestValid(spec.bands_out, name="newest", **EXACT)(frames, validity, ages)
+    if spec.kind == Kind.PIXEL_LSTM:
+        forecast = PixelHead(len(spec.bands_out), spec.filters, name="head", **EXACT)(features, values)
+    else:
+        forecast = ScaleHead(len(spec.bands_out), spec.patch, name="head", **EXACT)(features, values, known)
+    return keras.Model(inputs, {"forecast": forecast, **outputs}, name=f"{spec.kind}_network")
+
+
+def _inputs(spec: NetworkSpec) -> dict[str, Tensor]:
     shape = (spec.context_frames, None, None, spec.bands_in)
-    frames, validity = keras.Input(shape, name="frames"), keras.Input(shape, name="validity")
-    ages = keras.Input((spec.context_frames,), name="ages")
-    states, memory = Encoder(spec.filters, spec.patch, name="encoder")(frames, validity, ages)
-    usable = PatchMask(spec.patch, name="usable")(validity)
-    decoder = AttentionDecoder(spec.horizon, spec.filters, spec.attention_units, name="decoder")
-    features, attention = decoder(states, memory, usable, ages)
-    exact = {"dtype": "float32"}  # whatever the policy: a field rounded to 16 bit is no extrapolation
-    values, known = NewestValid(spec.bands_out, name="newest", **exact)(frames, validity, ages)
-    forecast = ScaleHead(len(spec.bands_out), spec.patch, name="head", **exact)(features, values, known)
-    inputs = {"frames": frames, "validity": validity, "ages": ages}
-    return keras.Model(inputs, {"forecast": forecast, "attention": attention}, name="attention_convlstm")
+    inputs = {
+        "frames": keras.Input(shape, name="frames"),
+        "validity": keras.Input(shape, name="validity"),
+        "ages": keras.Input((spec.context_frames,), name="ages"),
+    }
+    if spec.covariates:
+        steps = (spec.context_frames + spec.horizon, None, None, spec.covariates)
+        inputs["covariates"] = keras.Input(steps, name="covariates")
+    return inputs
 
 
-@keras.saving.register_keras_serializable(package="cubecast")
-class Encoder(keras.layers.Layer):
-    """Patches of each frame, with its age, through a ConvLSTM.
+def _features(spec: NetworkSpec, inputs: dict[str, Tensor], precision: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features of each lead at patches, and what the network shows besides its forecast."""
+    own: Any = {"dtype": precision}
+    frames, validity, ages = inputs["frames"], inputs["validity"], inputs["ages"]
+    of_frames, of_leads = _told(spec, inputs, own)
+    side = 1 if spec.kind == Kind.PIXEL_LSTM else 3
+    shape = (spec.filters, spec.patch, side, spec.covariates)
+    patches = FramePatches(*shape, name="patches", **own)(frames, validity, ages, *of_frames)
+    lead_shape = (spec.horizon, spec.filters, spec.covariates)
+    if not spec.attends:
+        states, memory = ConvLSTM(spec.filters, side, name="encoder", **own)(patches)
+        decoder = Decoder(*lead_shape, kernel_size=side, name="decoder", **own)
+        return decoder(states, memory, *of_leads), {}
+    usable = PatchMask(spec.patch, name="usable", **own)(validity)
+    attention = {"units": spec.attention_units, "kernel_size": spec.attention_kernel}
+    attention |= {"reduction": spec.attention_reduction}
+    if spec.kind == Kind.DOT_PRODUCT:
+        states = StackedConvLSTM(spec.filters, name="encoder", **own)(patches)
+        attention |= {"heads": spec.attention_heads}
+        decoder = DotProductDecoder(*lead_shape, attention=attention, name="decoder", **own)
+        features, weights = decoder(states, usable, ages, *of_leads)
+    else:
+        states, memory = ConvLSTM(spec.filters, name="encoder", **own)(patches)
+        decoder = AttentionDecoder(*lead_shape, attention=attention, name="decoder", **own)
+        features, weights = decoder(states, memory, usable, ages, *of_leads)
+    return features, {"attention": keras.layers.Identity(name="attention", **EXACT)(weights)}
 
-    Call with ``frames`` and ``validity`` ``(batch, frame, y, x, band)`` and ``ages`` ``(batch, frame)``; returns the
-    hidden states ``(batch, frame, y / patch, x / patch, filters)`` and the final cell state.
 
-    Args:
-        filters: channels of the state.
-        patch: side of a patch, pixels.
+def _told(spec: NetworkSpec, inputs: dict[str, Tensor], own: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Covariates of the frames and of the leads, at patches: one tensor each, or none."""
+    if not spec.covariates:
+        return [], []
+    of_frames, of_leads = CovariatePatches(spec.context_frames, spec.patch, name="told", **own)(inputs["covariates"])
+    return [of_frames], [of_leads]
+
+
+def matched(spec: NetworkSpec, kind: str) -> NetworkSpec:
+    """The network of another kind with as near as possible the same number of parameters: its filters are chosen.
+
+    A ``pixel_lstm`` gets patches of one pixel; the other way round they stay so.
     """
-
-    def __init__(self, filters: int, patch: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.patch = patch
-        own: Any = {"dtype": self.dtype_policy}
-        self.patches = keras.layers.Conv2D(
-            filters, patch, strides=patch, name="patches", **own
-        )  # space to depth, then dense
-        self.of_ages = keras.layers.Dense(filters, use_bias=False, name="of_ages", **own)
-        self.texture = keras.layers.Conv2D(filters, 3, padding="same", activation="silu", name="texture", **own)
-        self.recurrence = ConvLSTM(filters, name="recurrence", **own)
-
-    def build(self, input_shape: Shape) -> None:
-        """Weights for frames of ``input_shape``."""
-        _, frames, _, _, bands = input_shape
-        state = (None, None, None, self.filters)
-        self.patches.build((None, None, None, 2 * bands))
-        self.of_ages.build((None, frames, 2))
-        self.texture.build(state)
-        self.recurrence.build((None, frames, *state[1:]))
-
-    def call(self, frames: Tensor, validity: Tensor, ages: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class.
-
-        Raises:
-            ValueError: height or width is no multiple of the patch.
-        """
-        self._check_size(frames.shape[2:4])
-        patches = self.patches(fold(ops.concatenate([frames, validity], axis=-1)))
-        aged = patches + fold(self.of_ages(age_features(ages)))[:, None, None, :]
-        return self.recurrence(unfold(self.texture(ops.silu(aged)), frames.shape[1]))
-
-    def compute_output_shape(
-        self, frames_shape: Shape, validity_shape: Shape, ages_shape: Shape
-    ) -> tuple[Shape, Shape]:
-        """``(batch, frame, y / patch, x / patch, filters)`` and the same without frames."""
-        batch, frames, y, x, _ = frames_shape
-        state = (y and y // self.patch, x and x // self.patch, self.filters)
-        return (batch, frames, *state), (batch, *state)
-
-    def get_config(self) -> dict[str, Any]:
-        """What ``from_config`` needs."""
-        return {**super().get_config(), "filters": self.filters, "patch": self.patch}
-
-    def _check_size(self, size: Shape) -> None:
-        if any(side is not None and side % self.patch for side in size):
-            msg = f"height and width are multiples of the patch ({self.patch} px), found {size}: pad them"
-            raise ValueError(msg)
+    other = replace(spec, kind=kind, patch=1 if kind == Kind.PIXEL_LSTM else spec.patch)
+    wanted = parameters(spec)
+    # a weight's size has the filters as factor twice, once or never: three counts tell the number for all others
+    law = np.polyfit((1, 2, 3), [parameters(replace(other, filters=filters)) for filters in (1, 2, 3)], deg=2)
+    candidates = np.arange(1, 2 + int(np.roots(law - [0, 0, wanted]).real.max(initial=1)))
+    nearest = candidates[np.abs(np.polyval(law, candidates) - wanted).argmin()]
+    return replace(other, filters=int(nearest))
 
 
-@keras.saving.register_keras_serializable(package="cubecast")
-class AttentionDecoder(keras.layers.Layer):
-    """One step a lead: the state asks the encoder's frames, and their answer is the step's input.
-
-    Call with the encoder's hidden ``states`` ``(batch, frame, y, x, filters)`` and final cell state ``memory``,
-    ``usable`` ``(batch, frame, y, x)``, 1 where a frame may be attended to, and ``ages`` ``(batch, frame)``. Returns
-    the features of each lead, its state joined with its context, ``(batch, lead, y, x, 2 * filters)``, and its weights
-    ``(batch, lead, frame, y, x)``.
-
-    Args:
-        horizon: number of leads.
-        filters: channels of the state.
-        attention_units: channels of the attention.
-    """
-
-    def __init__(self, horizon: int, filters: int, attention_units: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.horizon = horizon
-        self.filters = filters
-        self.attention_units = attention_units
-        own: Any = {"dtype": self.dtype_policy}
-        self.keys = AttentionKeys(attention_units, name="keys", **own)
-        self.attention = AdditiveTemporalAttention(attention_units, name="attention", **own)
-        self.cell = ConvLSTMCell(filters, name="cell", **own)
-
-    def build(self, input_shape: Shape) -> None:
-        """Weights for states of ``input_shape``."""
-        state = (input_shape[0], *input_shape[2:])
-        self.keys.build(input_shape)
-        self.attention.build(state)
-        self.cell.build(state)
-        self.leads = self.add_weight(shape=(self.horizon, self.filters), initializer="glorot_uniform", name="leads")
-
-    def call(self, states: Tensor, memory: Tensor, usable: Tensor, ages: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
-        keys, hidden = self.keys(states, ages), states[:, -1]
-        features, weights = [], []
-        for lead in range(self.horizon):
-            context, wanted = self.attention(hidden, keys, states, usable)
-            hidden, memory = self.cell(context + self.leads[lead], (hidden, memory))
-            features.append(ops.concatenate([hidden, context], axis=-1))
-            weights.append(wanted)
-        return ops.stack(features, axis=1), ops.stack(weights, axis=1)
-
-    def compute_output_shape(
-        self, states_shape: Shape, memory_shape: Shape, usable_shape: Shape, ages_shape: Shape
-    ) -> tuple[Shape, Shape]:
-        """``(batch, lead, y, x, 2 * filters)`` and ``(batch, lead, frame, y, x)``."""
-        batch, frames, y, x, _ = states_shape
-        return (batch, self.horizon, y, x, 2 * self.filters), (batch, self.horizon, frames, y, x)
-
-    def get_config(self) -> dict[str, Any]:
-        """What ``from_config`` needs."""
-        own = {"horizon": self.horizon, "filters": self.filters, "attention_units": self.attention_units}
-        return {**super().get_config(), **own}
+def parameters(spec: NetworkSpec) -> int:
+    """How many numbers its training chooses."""
+    return sum(int(np.prod(weight.shape)) for weight in build(spec).trainable_weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from pipeline.lagrangian import Advected
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Source
 from pipeline.record import ModelRef
-from pipeline.specs import MotionSpec, SampleSpec
+from pipeline.specs import CovariateSpec, MotionSpec, SampleSpec
 
 Model = Any  # Keras is untyped
 
@@ -30,6 +30,7 @@ class Card:
         samples: context and horizon that it was trained for.
         motion: how its context is aligned.
         bands: names of the bands in, in order.
+        covariates: what it is told besides the frames.
     """
 
     network: NetworkSpec
@@ -37,6 +38,7 @@ class Card:
     samples: SampleSpec
     motion: MotionSpec
     bands: tuple[str, ...]
+    covariates: CovariateSpec = field(default_factory=CovariateSpec)
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -46,17 +48,19 @@ class Card:
             "samples": self.samples.model_dump(mode="json"),
             "motion": self.motion.model_dump(mode="json"),
             "bands": list(self.bands),
+            "covariates": self.covariates.model_dump(mode="json"),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Card:
-        """The inverse of :meth:`to_json`."""
+        """The inverse of :meth:`to_json`; a card without covariates is of a network that has none."""
         return cls(
             NetworkSpec.from_dict(document["network"]),
             Statistics.from_json(document["statistics"]),
             SampleSpec.model_validate(document["samples"]),
             MotionSpec.model_validate(document["motion"]),
             tuple(document["bands"]),
+            CovariateSpec.model_validate(document.get("covariates", {})),
         )
 
 
@@ -74,13 +78,14 @@ class NetworkPredictor:
         """See :class:`~pipeline.predictor.Predictor`.
 
         Raises:
-            ModelError: ``horizon`` is longer than the network's.
+            ModelError: ``horizon`` is longer than the network's, or the context lacks the network's covariates.
             NotEnoughFramesError: the context has another number of frames than the network.
         """
         if horizon > self.spec.horizon:
             msg = f"the network forecasts {self.spec.horizon} slots ahead, asked for {horizon}: train again"
             raise ModelError(msg)
-        said = self._run(context)["forecast"][:, :horizon]
+        height, width = context.grid_shape
+        said = self._run(context, horizon)["forecast"][:, :horizon, :height, :width]
         known = np.any(context.validity[..., list(self.spec.bands_out)], axis=1)
         values = np.where(known[:, np.newaxis], said, np.nan).astype(np.float32)
         covered = known.any(axis=-1)
@@ -93,34 +98,65 @@ class NetworkPredictor:
         )
 
     def attention(self, context: Context) -> NDArray[np.float32]:
-        """Weight of each context frame: ``(batch, lead, frame, y / patch, x / patch)``."""
-        return np.asarray(self._run(context)["attention"], np.float32)
+        """Weight of each context frame: ``(batch, lead, frame, y / patch, x / patch)``.
 
-    def _run(self, context: Context) -> dict[str, NDArray]:
+        Raises:
+            ModelError: the network has no attention, or the context lacks the network's covariates.
+            NotEnoughFramesError: the context has another number of frames than the network.
+        """
+        if not self.spec.attends:
+            msg = f"attention can be looked at in a network that has some, found a {self.spec.kind}: train another kind"
+            raise ModelError(msg)
+        return self._run(context, self.spec.horizon)["attention"]
+
+    def _run(self, context: Context, horizon: int) -> dict[str, NDArray]:
         if context.values.shape[1] != self.spec.context_frames:
             msg = f"the network sees {self.spec.context_frames} frames, the context has {context.values.shape[1]}"
             raise NotEnoughFramesError(msg)
-        height, width = context.grid_shape
-        said = self.model(network_inputs(context.values, context.ages, self.spec.patch), training=False)
-        return {
-            "forecast": np.asarray(said["forecast"])[:, :, :height, :width],
-            "attention": np.asarray(said["attention"]),
-        }
+        told = self._covariates(context, horizon)
+        said = self.model(network_inputs(context.values, context.ages, self.spec.patch, told), training=False)
+        return {name: np.asarray(array, np.float32) for name, array in said.items()}
+
+    def _covariates(self, context: Context, horizon: int) -> NDArray[np.float32] | None:
+        """Those of all leads of the network; leads past the horizon, which nobody asked for, repeat the last one."""
+        spec, told = self.spec, context.covariates
+        if not spec.covariates:
+            return None
+        needed = spec.context_frames + horizon
+        if told is None or told.shape[-1] != spec.covariates or told.shape[1] < needed:
+            found = "none" if told is None else f"{told.shape[-1]} at {told.shape[1]}"
+            rule = f"the network is told {spec.covariates} covariates at {needed} times, the context has {found}"
+            msg = f"{rule}: attach those of the model's card, or train again"
+            raise ModelError(msg)
+        return told[:, np.minimum(np.arange(spec.context_frames + spec.horizon), told.shape[1] - 1)]
 
 
 def network_inputs(
-    frames: NDArray[np.floating], ages: NDArray[np.floating], patch: int
+    frames: NDArray[np.floating],
+    ages: NDArray[np.floating],
+    patch: int,
+    covariates: NDArray[np.floating] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Frames with NaN where missing, as the network takes them: zeros, validity, and sides of whole patches."""
+    """What a network takes: zeros and a note where frames are NaN, and sides of whole patches.
+
+    Args:
+        frames: ``(batch, frame, y, x, band)``, NaN where missing.
+        ages: ``(batch, frame)``, in slots.
+        patch: sides are filled up to multiples of it, frames with what is missing, covariates with their edge.
+        covariates: ``(batch, frame + lead, y, x, channel)``, none of them NaN.
+    """
     height, width = frames.shape[2:4]
     margin = ((0, 0), (0, 0), (0, -height % patch), (0, -width % patch), (0, 0))
     padded = np.pad(frames.astype(np.float32), margin, constant_values=np.nan)
     validity = np.isfinite(padded)
-    return {
+    inputs = {
         "frames": np.where(validity, padded, np.float32(0)),
         "validity": validity.astype(np.float32),
         "ages": ages.astype(np.float32),
     }
+    if covariates is not None:
+        inputs["covariates"] = np.pad(covariates.astype(np.float32), margin, mode="edge")
+    return inputs
 
 
 def _newest_age(context: Context, bands: tuple[int, ...]) -> NDArray[np.float32]:
@@ -147,5 +183,5 @@ class Network:
         """The network in all its wrappers: contexts in the units of the bands in, forecasts of its bands out."""
         card = self.card
         scaled = Normalised(self.bare, card.statistics, card.network.bands_out)
-        tiled = Tiled(scaled, tile, card.network.receptive_radius(), card.network.patch)
+        tiled = Tiled(scaled, tile, card.network.receptive_radius(), card.network.alignment)
         return Champion(Advected(tiled, card.motion), self.ref)

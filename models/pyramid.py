@@ -71,6 +71,27 @@ class Enlarge(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
+def pooled(images: Tensor, factor: int) -> Tensor:
+    """Means over blocks of ``factor`` by ``factor``, the first block in the upper left corner.
+
+    A block that reaches over the lower or right edge is the mean of what it has: a backend's own padding to the "same"
+    size would split the overhang between both edges, so that blocks moved with the size of the image.
+
+    Args:
+        images: ``(batch, y, x, channel)``.
+        factor: side of a block.
+
+    Returns:
+        ``(batch, ceil(y / factor), ceil(x / factor), channel)``.
+    """
+    if factor == 1:
+        return images
+    overhang = (0, factor - 1)
+    counted = ops.concatenate([images, ops.ones_like(images[..., :1])], axis=-1)
+    blocks = ops.average_pool(ops.pad(counted, [(0, 0), overhang, overhang, (0, 0)]), factor, factor)
+    return blocks[..., :-1] / blocks[..., -1:]
+
+
 def _bilinear_kernel(factor: int) -> NDArray[np.float64]:
     """``(3, 3, factor * factor)``: what a value and its neighbours add to each pixel of the value's block."""
     offset = (np.arange(factor) + 0.5) / factor - 0.5  # of a pixel from the centre of its block, in blocks

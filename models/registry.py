@@ -1,33 +1,41 @@
-"""The only module that knows MLflow: where runs are recorded, models registered, and the champion found again."""
+"""The only module that knows MLflow: it is told about trainings, models are registered in it and found again."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
+import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.delivery import CARD_FOLDER, Number, RefusedError, deliver
+from models.journal import CARD, Status
+from models.suitability import check_fit
+from models.trainings import Registered, Training
 from pipeline.config import Settings
+from pipeline.durable import locked
 from pipeline.errors import ModelError, ServiceError
-from pipeline.forecast import forecast_bands
 from pipeline.record import ModelRef
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models.model import ModelInfo
+    from mlflow.entities import LoggedModel
 
     from models.prediction import Card, Network
 
+__all__ = ["Registered", "Registry", "open_registry", "tracking_uri"]
+
 CHAMPION = "champion"
-CARD = "card.json"
-CARD_FOLDER = "card"
 MODEL = "model"
+TAG = "cubecast.training"
+"""Tag of a run: the training's id. By it a run is found whose making was not noted."""
 
 # A dead tracking server blocks for minutes at MLflow's defaults; models are loaded without pickle; nothing phones home.
 ENVIRONMENT = {
@@ -37,17 +45,17 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is the command's
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A model version in the registry."""
-
-    name: str
-    version: str
-    run_id: str
-    champion: bool
+LOCAL_PATIENCE, REMOTE_PATIENCE = 300.0, 30.0  # seconds: a database is slow at most, a server may hang
+BATCH_METRICS, BATCH_PARAMETERS = 1000, 100  # of one request, https://mlflow.org/docs/latest/rest-api.html#log-batch
+REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+}
 
 
 def tracking_uri(settings: Settings) -> str:
@@ -55,59 +63,76 @@ def tracking_uri(settings: Settings) -> str:
     return settings.tracking.uri or f"sqlite:///{settings.paths.mlflow / 'mlflow.db'}"
 
 
-@dataclass(frozen=True, slots=True)
 class Registry:
-    """Runs and models of one product."""
+    """Runs and models of one product. MLflow is asked on first use, not before."""
 
-    client: MlflowClient
-    experiment: str
-    model_name: str
+    def __init__(self, settings: Settings) -> None:
+        self.uri = tracking_uri(settings)
+        self.model_name = settings.product.name
+        self._folder = settings.paths.mlflow
+        self._experiment_name = settings.tracking.experiment or settings.product.name
 
-    @contextmanager
-    def run(self, name: str) -> Iterator[MlflowTracker]:
-        """One training run; its status tells how it ended."""
-        made = self.client.create_run(self.experiment, run_name=name)
-        tracker = MlflowTracker(self.client, made.info.run_id)
-        try:
-            yield tracker
-        except BaseException:
-            self.client.set_terminated(made.info.run_id, "FAILED")
-            raise
-        self.client.set_terminated(made.info.run_id, "FINISHED")
+    @property
+    def local(self) -> bool:
+        """Whether it is a database on this machine's disk."""
+        return self.uri.startswith("sqlite:")
 
-    def register(self, tracker: MlflowTracker, model: Any, card: Card, *, good: bool) -> Registered:
-        """Logs a network with its card and registers it; the first good one becomes champion."""
+    @property
+    def patience(self) -> float:
+        """Seconds that a finished training waits for its delivery at most."""
+        return LOCAL_PATIENCE if self.local else REMOTE_PATIENCE
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client."""
         import mlflow
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / CARD
-            path.write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
-            tracker.artifact(path, CARD_FOLDER)
-        mlflow.start_run(run_id=tracker.run_id)  # log_model knows no other way to name the run
-        try:
-            logged = _keras_flavour().log_model(model, name=MODEL, pip_requirements=_requirements())
-        finally:
-            mlflow.end_run(status="RUNNING")
-        version = self._new_version(logged, tracker.run_id)
-        promoted = good and self.champion_version() is None
-        if promoted:
-            self.client.set_registered_model_alias(self.model_name, CHAMPION, version)
-        return Registered(self.model_name, version, tracker.run_id, promoted)
+        if self.local:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        return mlflow.MlflowClient(self.uri)
 
-    def _new_version(self, logged: ModelInfo, run_id: str) -> str:
+    @cached_property
+    def experiment(self) -> str:
+        """Id of the product's experiment, which is made where there is none."""
         from mlflow.exceptions import MlflowException
 
-        try:
-            self.client.get_registered_model(self.model_name)
-        except MlflowException:
-            self.client.create_registered_model(self.model_name)
-        made = self.client.create_model_version(
-            self.model_name,
-            logged.model_uri,
-            run_id=run_id,
-            model_id=logged.model_id,  # a server takes no uri without
-        )
-        return str(made.version)
+        name = self._experiment_name
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            # a server decides for itself where artifacts go
+            place = (self._folder / "artifacts" / name).as_uri() if self.local else None
+            try:
+                return self.client.create_experiment(name, place)
+            except MlflowException:  # somebody else was faster
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return found.experiment_id
+
+    def connect(self) -> None:
+        """Makes sure that MLflow answers.
+
+        Raises:
+            ServiceError: it does not.
+        """
+        with _answering(self.uri):
+            _ = self.experiment
+
+    def expect_model(self) -> None:
+        """Imports what a model's delivery needs, before a thread does it beside a training that imports, too."""
+        _keras_flavour()
+
+    def deliver(self, training: Training) -> None:
+        """Tells MLflow what it does not know of a training; in it stands each thing once, whatever broke off before.
+
+        Raises:
+            RefusedError: MLflow does not take it.
+            ServiceError: MLflow does not answer; what it took is noted.
+        """
+        if not training.waiting:
+            return
+        with locked(training.delivery_lock), _answering(self.uri):
+            deliver(_Desk(self), training)
 
     def champion_version(self) -> str | None:
         """Version of the champion, or None."""
@@ -135,7 +160,7 @@ class Registry:
         what = f"{self.model_name} version {version}"
         with _readable(what):
             card = self._card(version)
-        _check_fit(card, settings, what)
+        check_fit(card, settings, what)
         with _readable(what):
             return Network(self._model(version), card, ModelRef(self.model_name, version, "network"))
 
@@ -151,37 +176,143 @@ class Registry:
         return _keras_flavour().load_model(f"models:/{self.model_name}/{version}")
 
 
-@dataclass(frozen=True, slots=True)
-class MlflowTracker:
-    """A training's record in MLflow; see :class:`models.training.Tracker`."""
+class _Desk:
+    """MLflow's calls; see :class:`models.delivery.Desk`."""
 
-    client: MlflowClient
-    run_id: str
+    def __init__(self, registry: Registry) -> None:
+        self._client = registry.client
+        self._experiment = registry.experiment
+        self._model_name = registry.model_name
+        self.champion_version = registry.champion_version
 
-    def parameters(self, values: Mapping[str, Any]) -> None:
-        """Settings and facts that hold for the whole run."""
-        from mlflow.entities import Param
+    def stage(self, run: str) -> str:
+        from mlflow.exceptions import MlflowException
 
-        self.client.log_batch(self.run_id, params=[Param(key, str(value)[:5000]) for key, value in values.items()])
+        try:
+            return self._client.get_run(run).info.lifecycle_stage
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return ""
+            raise
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers at an epoch or a lead; infinities and NaN are left out, MLflow keeps them as huge numbers."""
-        import math
-        import time
+    def runs(self, training: Training) -> list[str]:
+        found = self._client.search_runs([self._experiment], f"tags.`{TAG}` = '{training.id}'")
+        return [run.info.run_id for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
 
+    def make_run(self, training: Training, name: str) -> str:
+        started = int(training.started.timestamp() * 1000)
+        tags = {TAG: training.id, "cubecast.snapshot": training.snapshot}
+        return self._client.create_run(self._experiment, started, tags, run_name=name).info.run_id
+
+    def delete_run(self, run: str) -> None:
+        self._client.delete_run(run)
+
+    def log_metrics(self, run: str, metrics: Sequence[Number]) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        kept = [Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value)]
-        self.client.log_batch(self.run_id, metrics=kept)
+        entities = [Metric(one.key, one.value, one.time, one.step) for one in metrics]
+        for first in range(0, len(entities), BATCH_METRICS):
+            self._client.log_batch(run, metrics=entities[first : first + BATCH_METRICS])
 
-    def artifact(self, path: Path, folder: str) -> None:
-        """A file to keep."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+    def log_parameters(self, run: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(key, text) for key, text in values.items()]
+        for first in range(0, len(entities), BATCH_PARAMETERS):
+            self._client.log_batch(run, params=entities[first : first + BATCH_PARAMETERS])
+
+    def set_tag(self, run: str, key: str, text: str) -> None:
+        self._client.set_tag(run, key, text)
+
+    def log_artifact(self, run: str, path: Path, folder: str) -> None:
+        self._client.log_artifact(run, str(path), folder)
+
+    def set_status(self, run: str, status: Status, time: int) -> None:
+        if status is Status.RUNNING:
+            self._client.update_run(run, status)
+        else:
+            self._client.set_terminated(run, status, time)
+
+    def log_model(self, run: str, path: Path) -> str:
+        """One whose upload broke off is taken up again."""
+        from mlflow.entities import LoggedModelOutput
+
+        found = self._logged_models(run)
+        model = found[0] if found else self._client.create_logged_model(self._experiment, MODEL, run)
+        outputs = self._client.get_run(run).outputs
+        if model.model_id not in [one.model_id for one in (outputs.model_outputs if outputs else ())]:
+            self._client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
+        if not _is_whole(model):
+            self._upload(model, run, path)
+        return model.model_id
+
+    def _logged_models(self, run: str) -> list[LoggedModel]:
+        """Of the run, those that are whole first, then the oldest."""
+        found = self._client.search_logged_models([self._experiment], f"source_run_id = '{run}'")
+        return sorted(found, key=lambda one: (not _is_whole(one), one.creation_timestamp, one.model_id))
+
+    def _upload(self, model: LoggedModel, run: str, path: Path) -> None:
+        from mlflow.models import Model
+
+        place, key = model.artifact_location, model.model_id
+        form = Model(artifact_path=place, model_uuid=key, run_id=run, model_id=key)
+        with tempfile.TemporaryDirectory() as aside:
+            folder = str(Path(aside) / MODEL)
+            _keras_flavour().save_model(_Saved(path), folder, mlflow_model=form, pip_requirements=_requirements())
+            self._client.log_model_artifacts(key, folder)
+        self._client.finalize_logged_model(key, "READY")
+
+    def versions(self, run: str) -> list[str]:
+        found = self._client.search_model_versions(f"name = '{self._model_name}' and run_id = '{run}'")
+        return [str(number) for number in sorted(int(one.version) for one in found)]
+
+    def make_version(self, run: str, model: str) -> Registered:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_registered_model(self._model_name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.create_registered_model(self._model_name)
+        # a server takes no uri without the id
+        made = self._client.create_model_version(self._model_name, f"models:/{model}", run, model_id=model)
+        return Registered(self._model_name, str(made.version), run, champion=False)
+
+    def registered(self, run: str, version: str, *, promote: bool) -> Registered:
+        if promote:
+            self._client.set_registered_model_alias(self._model_name, CHAMPION, version)
+        return Registered(self._model_name, version, run, self.champion_version() == version)
+
+    def delete_model_doubles(self, run: str, kept: str) -> None:
+        for version in self.versions(run):
+            if version != kept:
+                self._client.delete_model_version(self._model_name, version)
+        for model in self._logged_models(run)[1:]:
+            self._client.delete_logged_model(model.model_id)
 
 
-def open_registry(settings: Settings) -> Registry:
-    """Connects to MLflow and finds or makes the product's experiment.
+def _is_whole(model: LoggedModel) -> bool:
+    return str(model.status) == "READY"
+
+
+class _Saved:
+    """A model's file, for MLflow to copy: to load and save it again would draw from the seeds of a running training."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def save(self, path: str) -> None:
+        """Copies it, byte for byte."""
+        shutil.copyfile(self._path, path)
+
+
+def open_registry(settings: Settings, *, now: bool = True) -> Registry:
+    """Where the product's trainings are recorded and its models registered.
+
+    Args:
+        settings: of the product.
+        now: make sure that MLflow answers; otherwise it is asked on first use.
 
     Raises:
         ServiceError: the tracking server does not answer.
@@ -189,29 +320,39 @@ def open_registry(settings: Settings) -> Registry:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow
+
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every retry
+    registry = Registry(settings)
+    mlflow.set_tracking_uri(registry.uri)
+    mlflow.set_registry_uri(registry.uri)
+    if now:
+        registry.connect()
+    return registry
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """Faults of MLflow as a sentence."""
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri(settings)
-    if uri.startswith("sqlite:"):
-        settings.paths.mlflow.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    client = mlflow.MlflowClient(uri)
-    name = settings.tracking.experiment or settings.product.name
     try:
-        found = client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else client.create_experiment(name, _artifacts(settings, uri, name))
+        yield
     except MlflowException as error:
-        msg = f"MLflow at {uri} does not answer: {error}. Start it, or mend tracking.uri (empty: SQLite here)"
-        raise ServiceError(msg) from None
-    return Registry(client, experiment, settings.product.name)
+        if error.error_code in REFUSALS:
+            raise RefusedError(f"MLflow at {uri} does not take a record: {_first_line(error)}") from error
+        raise _silent(uri, error) from None
+    except OSError as error:
+        raise _silent(uri, error) from None
 
 
-def _artifacts(settings: Settings, uri: str, name: str) -> str | None:
-    """Beside the database; a server decides for itself."""
-    if not uri.startswith("sqlite:"):
-        return None
-    return (settings.paths.mlflow / "artifacts" / name).as_uri()
+def _silent(uri: str, error: Exception) -> ServiceError:
+    msg = f"MLflow at {uri} does not answer: {_first_line(error)}. Start it, or mend tracking.uri (empty: SQLite here)"
+    return ServiceError(msg)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _keras_flavour() -> Any:
@@ -237,27 +378,8 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         msg = (
-            f"a champion's files can be read, but those of {what} cannot: {reason}. Restore MLflow's files, let the "
-            f"alias {CHAMPION!r} point to another version, or remove the alias and train again"
+            f"a champion's files can be read, but those of {what} cannot: {_first_line(error)}. Restore "
+            f"MLflow's files, let the alias {CHAMPION!r} point to another version, or remove the alias and train again"
         )
         raise ModelError(msg) from error
-
-
-def _check_fit(card: Card, settings: Settings, what: str) -> None:
-    bands = tuple(band.name for band in settings.bands)
-    if card.bands != bands:
-        msg = f"a model serves the bands it was trained on: {what} knows {card.bands}, configured {bands}. Train again."
-        raise ModelError(msg)
-    known, asked = card.network, settings.samples
-    if known.bands_out != forecast_bands(settings):
-        said, wanted = ([bands[index] for index in which] for which in (known.bands_out, forecast_bands(settings)))
-        msg = f"{what} forecasts the bands {said}, configured are {wanted}: train again"
-        raise ModelError(msg)
-    if known.horizon < asked.horizon or known.context_frames != asked.context_frames:
-        msg = (
-            f"{what} sees {known.context_frames} frames and forecasts {known.horizon} slots ahead; "
-            f"samples.context_frames is {asked.context_frames}, samples.horizon {asked.horizon}. Train again."
-        )
-        raise ModelError(msg)

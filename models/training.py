@@ -1,11 +1,14 @@
-"""Fit a network to chips: masked loss, cosine schedule, best weights by validation, within a time budget."""
+"""Fit a network to chips: best weights by validation, within budgets; stopped anywhere, it goes on where it was."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,16 +16,16 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from models.checkpoint import Checkpoints, Fingerprint, State
+from models.devices import Engine, deterministic, engine
 from models.losses import MaskedMeanSquaredError
 from models.networks import NetworkSpec, build
-from models.prediction import network_inputs
+from models.optimisation import Optimisation, make_optimizer
+from models.pace import Clock, Pace, Stop
+from models.validation import Judge, forecast_alone, inputs_of, skill
 from pipeline.chips import ChipReader, Chips
-from pipeline.errors import ModelError, NotEnoughFramesError
+from pipeline.errors import Interrupted, ModelError
 from pipeline.specs import TrainingSpec
-
-PATIENCE = 4  # epochs without a better validation loss
-CLIP = 1.0  # norm of a gradient
-WEIGHT_DECAY = 1e-4
 
 
 class Tracker(Protocol):
@@ -43,13 +46,23 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is."""
+    """How far a training is.
+
+    Attributes:
+        epoch: the running one, from 1.
+        epochs: at most.
+        step: of the epoch, from 1.
+        steps: of an epoch.
+        loss: of the step.
+        rate: chips a second of wall time, smoothed; 0 in the first step, which compiles the network.
+    """
 
     epoch: int
     epochs: int
     step: int
     steps: int
     loss: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +70,9 @@ class Fitted:
     """A trained network.
 
     Attributes:
-        model: with the weights of its best epoch.
-        history: one entry an epoch: ``loss``, ``val_loss`` and ``val_skill``, the part of the extrapolation's squared
-            error that it takes away on the validation chips.
+        model: in float32, with the weights of its best epoch.
+        history: one entry an epoch: ``loss``, ``val_loss``, ``val_skill``, the part of the extrapolation's squared
+            error that it takes away on the validation chips, and ``learning_rate``.
     """
 
     model: Any
@@ -71,52 +84,209 @@ class Fitted:
         return min(self.history, key=lambda epoch: epoch["val_loss"])
 
 
-def fit(
+def fit(  # noqa: PLR0913 - the last three are options, by keyword only
     network: NetworkSpec,
     spec: TrainingSpec,
     training: ChipReader,
     validation: Sequence[Chips],
     tracker: Tracker,
     *,
+    checkpoints: Checkpoints | None = None,
     progress: Callable[[Progress], None] | None = None,
+    limit: timedelta | None = None,
 ) -> Fitted:
-    """Trains a new network until its epochs, its time or our patience end.
+    """Trains a network until its epochs, its budgets or our patience end.
+
+    Called again with the same arguments after it was stopped, it ends with the bytes and the history that it would have
+    had, on the same device. A training that had ended is not trained again.
 
     Args:
         network: its shape.
         spec: how to train.
-        training: where chips are drawn from.
+        training: where chips are drawn from; the same step gives the same batch.
         validation: the chips that watch, always the same.
-        tracker: told the metrics of each epoch.
+        tracker: told the metrics of each epoch; an epoch that a crash made us repeat is told again.
+        checkpoints: where the state is kept; without, a training that is stopped is lost.
         progress: told each step.
+        limit: wall time of this call, at most; one step is always made.
 
     Raises:
-        ModelError: the training diverges.
+        ConfigError: ``spec.devices`` are not there, or cannot share a batch evenly.
+        Interrupted: SIGINT, SIGTERM or ``limit`` stopped it; its state is in ``checkpoints``.
+        ModelError: the training diverges, or ``checkpoints`` are those of other settings or data.
         NotEnoughFramesError: no pixel of the validation chips can be scored.
     """
-    keras.utils.set_random_seed(spec.seed)
-    whole: Any = build(network)
-    model: Any = keras.Model(whole.inputs, whole.output["forecast"])
-    model.compile(optimizer=_optimizer(spec), loss=MaskedMeanSquaredError(), jit_compile=False)
-    deadline = time.monotonic() + spec.budget.total_seconds()
-    reference = squared_error(validation, network.bands_out, lambda chips: newest(chips, network.bands_out))
-    history: list[dict[str, float]] = []
-    best = whole.get_weights()
-    for epoch in range(spec.epochs):
-        loss = _epoch(model, network, spec, _steps(spec, training, epoch, deadline), progress)
-        val_loss = squared_error(
-            validation, network.bands_out, lambda chips: model(_inputs(chips, network), training=False)
+    fingerprint = {} if checkpoints is None else _fingerprint(network, spec, training, validation)
+    state = None if checkpoints is None else checkpoints.resume(fingerprint)
+    judge = Judge.over(validation, network)
+    if state is None or not state.finished:
+        with Stop(limit) as stop:
+            optimisation = Optimisation(_engine(network, spec), spec)
+            course = _Course(spec, training, judge, tracker, optimisation, checkpoints, progress, fingerprint)
+            if state is not None:
+                course.restore(state)
+            state = course.run(stop)
+    judge.network.set_weights(state.arrays["best"])
+    return Fitted(judge.network, state.history)
+
+
+def _engine(network: NetworkSpec, spec: TrainingSpec) -> Engine:
+    """An untrained network on its devices."""
+    deterministic(spec.seed)
+    loss = MaskedMeanSquaredError()
+    share = {"devices": spec.devices, "batch": spec.batch}
+    return engine(lambda: forecast_alone(_built(network, spec.precision)), make_optimizer, loss, **share)
+
+
+def _built(network: NetworkSpec, precision: str) -> Any:
+    return build(network) if precision == "float32" else build(network, precision)
+
+
+def _fingerprint(
+    network: NetworkSpec, spec: TrainingSpec, training: ChipReader, validation: Sequence[Chips]
+) -> Fingerprint:
+    """What the end of a training depends on; how often its state is kept is no part of that."""
+    chips = hashlib.sha256()
+    for one in (training.read(0), *validation):
+        for array in (getattr(one, part.name) for part in fields(one)):
+            chips.update(b"" if array is None else array.tobytes())
+    return {
+        **{f"network.{name}": value for name, value in network.as_dict().items()},
+        **{f"training.{name}": value for name, value in spec.model_dump(mode="json", exclude={"checkpoint"}).items()},
+        "backend": keras.backend.backend(),
+        "chips": chips.hexdigest()[:16],
+    }
+
+
+@dataclass(slots=True)
+class _Course:
+    """A training on its way: what it was given, and how far it is."""
+
+    spec: TrainingSpec
+    reader: ChipReader
+    judge: Judge
+    tracker: Tracker
+    optimisation: Optimisation
+    checkpoints: Checkpoints | None
+    progress: Callable[[Progress], None] | None
+    fingerprint: Fingerprint
+    clock: Clock = field(default_factory=Clock)
+    pace: Pace = field(default_factory=Pace)
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    finished: bool = False
+    saved: float = field(default_factory=time.monotonic)
+
+    def run(self, stop: Stop) -> State:
+        """Trains to the end, and returns it.
+
+        Raises:
+            Interrupted: it was stopped.
+        """
+        while not self.finished:
+            self._epoch(stop)
+            self.finished = self._enough()
+            if self.finished:
+                self._save()
+            else:
+                self._heed(stop, due=True)
+        return self._state()
+
+    def _enough(self) -> bool:
+        losses = [entry["val_loss"] for entry in self.history]
+        waited = len(losses) - 1 - int(np.argmin(losses))
+        return len(losses) >= self.spec.epochs or waited >= self.spec.patience or self.clock.over(self.spec)
+
+    def _epoch(self, stop: Stop) -> None:
+        """The steps that are left of the running epoch, then its validation."""
+        end = (len(self.history) + 1) * self.spec.steps_per_epoch
+        self.pace.start()
+        with closing(_batches(self.reader, self.judge.spec.patch, range(self.optimisation.steps, end))) as batches:
+            for batch in batches:
+                self._step(batch)
+                if self.clock.over(self.spec):
+                    break
+                self._heed(stop)
+        self._validate()
+
+    def _step(self, batch: Batch) -> None:
+        self.losses.append(self.optimisation.step(batch.inputs, batch.targets))
+        self.pace.step(self.spec.batch)
+        if self.progress is not None:
+            of_epoch = self.optimisation.steps - len(self.history) * self.spec.steps_per_epoch
+            epoch = len(self.history) + 1, self.spec.epochs
+            self.progress(Progress(*epoch, of_epoch, self.spec.steps_per_epoch, self.losses[-1], self.pace.rate))
+
+    def _validate(self) -> None:
+        loss = float(np.mean(self.losses))
+        val_loss = self.judge.error(self.optimisation.weights)
+        _refuse_divergence(loss, val_loss, len(self.history))
+        val_skill = skill(val_loss, self.judge.reference)
+        entry = {"loss": loss, "val_loss": val_loss, "val_skill": val_skill, "learning_rate": self.optimisation.rate}
+        self.history.append(entry)
+        self.losses = []
+        told = {**entry, "chips_per_second": self.pace.mean, "cpu_seconds": self.clock.cpu}
+        self.tracker.metrics(told, len(self.history) - 1)
+
+    def _heed(self, stop: Stop, *, due: bool = False) -> None:
+        """Between two steps: stops where that was asked for, keeps the state where that is due."""
+        reason = stop.reason
+        if due or reason or time.monotonic() - self.saved >= self.spec.checkpoint.total_seconds():
+            self._save()
+        if reason:
+            at = f"step {self.optimisation.steps} of {self.spec.epochs * self.spec.steps_per_epoch}"
+            rest = "nothing was kept" if self.checkpoints is None else "the same command goes on from there"
+            msg = f"the training was stopped at {at} by {reason}: {rest}"
+            raise Interrupted(msg)
+
+    def _save(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.save(self._state())
+        self.saved = time.monotonic()
+
+    def _state(self) -> State:
+        return State(
+            self.fingerprint,
+            {**self.optimisation.arrays(), "best": self.judge.best},
+            self.optimisation.numbers(),
+            tuple(self.losses),
+            tuple(self.history),
+            self.clock.wall,
+            self.clock.cpu,
+            self.finished,
         )
-        _refuse_divergence(loss, val_loss, epoch)
-        history.append({"loss": loss, "val_loss": val_loss, "val_skill": _skill(val_loss, reference)})
-        tracker.metrics(history[-1], epoch)
-        losses = [entry["val_loss"] for entry in history]
-        if losses[-1] == min(losses):
-            best = whole.get_weights()
-        if epoch - int(np.argmin(losses)) >= PATIENCE or time.monotonic() > deadline:
-            break
-    whole.set_weights(best)
-    return Fitted(whole, tuple(history))
+
+    def restore(self, state: State) -> None:
+        """Goes on from a state."""
+        self.optimisation.restore(state.arrays, state.numbers)
+        self.judge.best = state.arrays["best"]
+        self.judge.least = min((entry["val_loss"] for entry in state.history), default=np.inf)
+        self.losses, self.history = list(state.losses), list(state.history)
+        self.clock = Clock(state.wall, state.cpu)
+        self.finished = state.finished
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a step trains on."""
+
+    inputs: dict[str, NDArray[np.float32]]
+    targets: NDArray[np.float32]
+
+
+def _batches(reader: ChipReader, patch: int, steps: range) -> Generator[Batch]:
+    """Those of the steps; the next one is read while the one before trains."""
+
+    def read(step: int) -> Batch:
+        chips = reader.read(step)
+        return Batch(inputs_of(chips, patch), chips.targets)
+
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = [pool.submit(read, step) for step in steps[:1]]
+        for step in steps:
+            batch = upcoming.pop().result()
+            upcoming += [pool.submit(read, step + 1)] if step + 1 in steps else []
+            yield batch
 
 
 def _refuse_divergence(loss: float, val_loss: float, epoch: int) -> None:
@@ -126,110 +296,3 @@ def _refuse_divergence(loss: float, val_loss: float, epoch: int) -> None:
             "validation chips: lower training.learning_rate"
         )
         raise ModelError(msg)
-
-
-def _skill(error: float, reference: float) -> float:
-    """Part of the reference's error that is gone; NaN where that makes none."""
-    return 1 - error / reference if reference else float("nan")
-
-
-def _optimizer(spec: TrainingSpec) -> keras.Optimizer:
-    steps = spec.epochs * spec.steps_per_epoch
-    warmup = max(1, steps // 20)
-    rate: Any = keras.optimizers.schedules.CosineDecay(
-        spec.learning_rate / 10,
-        max(1, steps - warmup),
-        alpha=0.02,
-        warmup_target=spec.learning_rate,
-        warmup_steps=warmup,
-    )
-    return keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, clipnorm=CLIP)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a training: which it is, and its chips."""
-
-    epoch: int
-    number: int
-    chips: Chips
-
-
-def _steps(spec: TrainingSpec, training: ChipReader, epoch: int, deadline: float) -> Iterator[Step]:
-    """The steps of an epoch, at least one; the next batch is read while the one before trains."""
-    first = epoch * spec.steps_per_epoch
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(training.read, first)
-        for number in range(1, spec.steps_per_epoch + 1):
-            chips = upcoming.result()
-            if number < spec.steps_per_epoch:
-                upcoming = reader.submit(training.read, first + number)
-            yield Step(epoch, number, chips)
-            if time.monotonic() > deadline:
-                break
-
-
-def _epoch(
-    model: Any,
-    network: NetworkSpec,
-    spec: TrainingSpec,
-    steps: Iterable[Step],
-    progress: Callable[[Progress], None] | None,
-) -> float:
-    """Trains on each step; returns the mean of their losses."""
-    losses: list[float] = []
-    for step in steps:
-        losses.append(float(model.train_on_batch(_inputs(step.chips, network), step.chips.targets)))
-        if progress is not None:
-            progress(Progress(step.epoch + 1, spec.epochs, step.number, spec.steps_per_epoch, losses[-1]))
-    return float(np.mean(losses))
-
-
-def _inputs(chips: Chips, network: NetworkSpec) -> dict[str, Any]:
-    return network_inputs(chips.frames, chips.ages, network.patch)
-
-
-def newest(chips: Chips, bands: tuple[int, ...]) -> NDArray[np.float32]:
-    """The extrapolation in coordinates that move with the flow: each pixel's newest value, for every lead.
-
-    Args:
-        chips: frames and targets.
-        bands: indices of the targets' bands.
-
-    Returns:
-        Shape of the targets; NaN where no frame has a value.
-    """
-    value = np.full((*chips.frames[:, 0].shape[:3], len(bands)), np.nan, np.float32)
-    for layer in np.moveaxis(chips.frames[..., list(bands)], 1, 0):
-        value = np.where(np.isfinite(layer), layer, value)
-    return np.repeat(value[:, np.newaxis], chips.targets.shape[1], axis=1)
-
-
-def squared_error(
-    validation: Sequence[Chips], bands: tuple[int, ...], predict: Callable[[Chips], NDArray[np.float32]]
-) -> float:
-    """Mean squared error over the pixels of all chips whose target and newest value are known, standardised.
-
-    So every predictor is measured on the same pixels; NaN where one says nothing about one of them.
-
-    Args:
-        validation: the chips.
-        bands: indices of the targets' bands.
-        predict: makes what is compared with the targets.
-
-    Raises:
-        NotEnoughFramesError: there is no such pixel.
-    """
-    total, count = 0.0, 0
-    for chips in validation:
-        known = np.isfinite(chips.targets) & np.isfinite(newest(chips, bands))
-        error = (np.asarray(predict(chips)) - chips.targets)[known].astype(np.float64)
-        total += float((error**2).sum())
-        count += error.size
-    if not count:
-        msg = (
-            f"validation needs pixels that are valid in context and targets, found none in {len(validation)} batches: "
-            "check nodata and masks, ingest more scenes, or raise samples.validation_fraction"
-        )
-        raise NotEnoughFramesError(msg)
-    return total / count

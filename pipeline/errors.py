@@ -30,6 +30,10 @@ class NotEnoughFramesError(CubecastError):
     """Too few observed slots for what was asked."""
 
 
+class LeakError(CubecastError):
+    """Something that validation or test must meet is visible to an earlier part."""
+
+
 class NoSkillError(CubecastError):
     """A model does not beat the baseline that it must beat."""
 
@@ -44,3 +48,7 @@ class PublishError(CubecastError):
 
 class ServiceError(CubecastError):
     """A server (Prefect, MLflow, dask) cannot be reached or started."""
+
+
+class Interrupted(CubecastError):  # noqa: N818 - nothing failed: the same command goes on from there
+    """A training was stopped by a signal or its time limit, and can be resumed."""

@@ -9,6 +9,7 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.covariates import Covariates
 from pipeline.cube import Cube
 from pipeline.metrics import ErrorRow, ErrorSums
 from pipeline.predictor import Predictor
@@ -50,7 +51,7 @@ class Scores:
         ]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the last two are options, by keyword only
     predictors: Mapping[str, Predictor],
     cube: Cube,
     samples: Iterable[Sample],
@@ -58,6 +59,7 @@ def evaluate(
     bands: tuple[int, ...],
     *,
     fallback: str | None = None,
+    covariates: Covariates | None = None,
 ) -> Scores:
     """Runs every predictor on every sample and pools the errors.
 
@@ -71,11 +73,14 @@ def evaluate(
         bands: the forecast bands, counted from 0.
         fallback: name of the predictor that fills in what another one leaves unknown, as in a
             :class:`~pipeline.baselines.Ladder` of the two, but asked once (a fifth of the time on radar frames).
+        covariates: what the predictors are told besides; None: nothing.
     """
     sums: dict[str, ErrorSums] = {}
     inits = 0
     for one in samples:
         context = read_context(cube, one, spec)
+        if covariates is not None:
+            context = covariates.attach(context, one.init, spec.horizon)
         truth = read_targets(cube, one).values[..., list(bands)]
         said = {name: p.predict(context, spec.horizon).values[0, :, 0] for name, p in predictors.items()}
         if fallback is not None:

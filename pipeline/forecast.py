@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.catalog import publish, published
 from pipeline.config import Settings
+from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window, tiles
@@ -27,6 +28,8 @@ from pipeline.samples import Sample, read_context, sample
 class Normalised:
     """A predictor that works on standardised values, for contexts in the units of the bands.
 
+    Covariates are standardised from the start and pass unchanged.
+
     Attributes:
         inner: the predictor.
         statistics: of all bands of the context.
@@ -39,7 +42,7 @@ class Normalised:
 
     def predict(self, context: Context, horizon: int) -> Forecast:
         """See :class:`~pipeline.predictor.Predictor`."""
-        scaled = Context(self.statistics.scale(context.values), context.validity, context.times, context.ages)
+        scaled = replace(context, values=self.statistics.scale(context.values))
         said = self.inner.predict(scaled, horizon)
         values = self.statistics.of_bands(self.forecast_bands).unscale(said.values)
         return Forecast(values, said.source, said.age, said.quantities)
@@ -86,8 +89,11 @@ def _round_up(size: int, step: int) -> int:
 def crop(context: Context, window: Window) -> Context:
     """A window of a context."""
     rows, columns = window.slices
-    return Context(
-        context.values[:, :, rows, columns], context.validity[:, :, rows, columns], context.times, context.ages
+    return replace(
+        context,
+        values=context.values[:, :, rows, columns],
+        validity=context.validity[:, :, rows, columns],
+        covariates=None if context.covariates is None else context.covariates[:, :, rows, columns],
     )
 
 
@@ -128,6 +134,21 @@ class OfBands:
 
 
 @dataclass(frozen=True, slots=True)
+class Untold:
+    """A predictor that gets no covariates: one that asks for none need not have them moved along the flow.
+
+    Attributes:
+        inner: the predictor.
+    """
+
+    inner: Predictor
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :class:`~pipeline.predictor.Predictor`."""
+        return self.inner.predict(replace(context, covariates=None), horizon)
+
+
+@dataclass(frozen=True, slots=True)
 class Champion:
     """A predictor for forecast bands on whole grids, and which model it is."""
 
@@ -162,7 +183,8 @@ def baselines(settings: Settings, bands: tuple[int, ...] | None = None) -> dict[
     """
     wanted = forecast_bands(settings) if bands is None else bands
     still = OfBands(Persistence(), wanted)
-    return {"persistence": still, "extrapolation": Ladder((OfBands(extrapolation(settings.motion), wanted), still))}
+    moved = Untold(OfBands(extrapolation(settings.motion), wanted))
+    return {"persistence": still, "extrapolation": Ladder((moved, still))}
 
 
 def ladder(settings: Settings, champion: Champion | None) -> Predictor:
@@ -205,16 +227,21 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         Folder of the published run.
 
     Raises:
+        ConfigError: a static covariate cannot be read.
         NotEnoughFramesError: nothing to start from.
         PublishError: the run fails a check.
     """
     situation = look(settings, open_cube(store_of(settings)), init)
-    run = _record(settings, champion, situation.cube, situation.sample)
+    told = None if champion is None else covariates_of(settings)
+    run = _record(settings, champion, situation, told)
     there = published(run, outlet(settings))
     if there is not None:
         return there
+    horizon = settings.samples.horizon
     context = read_context(situation.cube, situation.sample, settings.samples)
-    said = ladder(settings, champion).predict(context, settings.samples.horizon)
+    if told is not None:
+        context = told.attach(context, situation.sample.init, horizon)
+    said = ladder(settings, champion).predict(context, horizon)
     return publish(said, run, outlet(settings), checks={})
 
 
@@ -248,8 +275,9 @@ def outlet(settings: Settings) -> Outlet:
     return Outlet(settings.product, bands, settings.grid.geobox(), settings.paths.forecasts)
 
 
-def _record(settings: Settings, champion: Champion | None, cube: Cube, situation: Sample) -> RunRecord:
-    scenes = tuple(scene.id for scene in cube.scenes(situation.context))
+def _record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:
+    cube, one = situation.cube, situation.sample
+    scenes = tuple(scene.id for scene in cube.scenes(one.context))
     model = ModelRef("extrapolation", "1", "extrapolation") if champion is None else champion.ref
     specification: dict[str, Any] = {
         "as_of": None if cube.as_of is None else cube.as_of.isoformat(),
@@ -257,8 +285,10 @@ def _record(settings: Settings, champion: Champion | None, cube: Cube, situation
         "motion": settings.motion.model_dump(mode="json"),
         "tile": settings.forecast.tile,
     }
+    if told is not None and told.channels:
+        specification["covariates"] = told.digest
     return RunRecord(
-        init=cube.layout.axis.valid_time(situation.init),
+        init=cube.layout.axis.valid_time(one.init),
         cadence=cube.layout.axis.cadence,
         model=model,
         snapshot=cube.snapshot,

@@ -46,6 +46,9 @@ def estimate_motions(context: Context, spec: MotionSpec) -> tuple[Motion, ...]:
 def align(context: Context, motions: Sequence[Motion]) -> Context:
     """Every frame moved to the init time by its own age; ages and times stay those of the acquisitions.
 
+    Covariates are those of the place where what moves is at their time: of the frames where it was, of the leads where
+    it will be; beyond the frame those of its edge.
+
     Args:
         context: as observed.
         motions: one a batch item.
@@ -57,7 +60,37 @@ def align(context: Context, motions: Sequence[Motion]) -> Context:
         for frame, travelled in zip(newest_first, paths, strict=True):
             warped = warp(context.values[item, frame], context.validity[item, frame], travelled)
             values[item, frame], validity[item, frame] = warped
-    return replace(context, values=values, validity=validity)
+    return replace(context, values=values, validity=validity, covariates=_align_covariates(context, motions))
+
+
+def _align_covariates(context: Context, motions: Sequence[Motion]) -> NDArray[np.float32] | None:
+    """Shape of the context's; a view of what is the same all over the grid stays one."""
+    given, frames = context.covariates, context.values.shape[1]
+    if given is None or not any(given.strides[2:4]):
+        return given
+    aligned = np.array(given)
+    for item, motion in enumerate(motions):
+        ages = [*context.ages[item].tolist(), *range(-1, frames - given.shape[1] - 1, -1)]
+        order = np.argsort(np.abs(ages), kind="stable")
+        for forward in (True, False):
+            times = [time for time in order if (ages[time] >= 0) == forward]
+            for time, travelled in zip(times, displacements(motion, [ages[time] for time in times]), strict=True):
+                aligned[item, time] = _held(given[item, time], travelled)
+    return aligned
+
+
+def _held(field: NDArray[np.float32], travelled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``field(x - travelled(x))`` of ``(y, x, channel)``; what comes from beyond the frame is as at its edge."""
+    varying = np.flatnonzero((field != field[0, 0]).any(axis=(0, 1)))
+    if not len(varying) or not travelled.any():
+        return field
+    sides = np.array(field.shape[1::-1], np.float32) - 1
+    places = np.stack(np.meshgrid(*(np.arange(side + 1, dtype=np.float32) for side in sides)), axis=-1)
+    inside = (places - np.clip(places - travelled, 0, sides)).astype(np.float32)
+    layers = field[..., varying]
+    moved = field.copy()
+    moved[..., varying] = warp(layers, np.ones(layers.shape, bool), inside)[0]
+    return moved
 
 
 def align_targets(targets: NDArray[np.float32], motion: Motion, leads: Sequence[float]) -> NDArray[np.float32]:

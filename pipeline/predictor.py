@@ -28,12 +28,15 @@ class Context:
         validity: same shape, bool; False where a value is missing or flagged.
         times: ``(batch, frame)``, int64, acquisition in seconds since 1970-01-01 UTC.
         ages: ``(batch, frame)``, float32, init time minus acquisition, in slots.
+        covariates: ``(batch, frame + lead, y, x, channel)``, float32, no NaN: what is known beforehand of the times of
+            the frames and the leads (:mod:`pipeline.covariates`); None where nothing is told.
     """
 
     values: NDArray[np.float32]
     validity: NDArray[np.bool_]
     times: NDArray[np.int64]
     ages: NDArray[np.float32]
+    covariates: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 5 or self.values.shape != self.validity.shape:
@@ -43,6 +46,20 @@ class Context:
         if self.times.shape != self.values.shape[:2] or self.ages.shape != self.values.shape[:2]:
             found = f"{self.times.shape} and {self.ages.shape}"
             msg = f"times and ages are (batch, frame) = {self.values.shape[:2]}, found {found}"
+            raise ValueError(msg)
+        if self.covariates is not None:
+            self._check(self.covariates)
+
+    def _check(self, covariates: NDArray[np.float32]) -> None:
+        batch, frames, y, x, _ = self.values.shape
+        found = covariates.shape
+        if len(found) != 5 or (found[0], *found[2:4]) != (batch, y, x) or found[1] < frames:
+            msg = (
+                f"covariates are (batch, frame + lead, y, x, channel) beside values {self.values.shape}, found {found}"
+            )
+            raise ValueError(msg)
+        if not np.isfinite(covariates.sum()):  # of a view of 10 x 4096 x 4096 x 4 a sum takes no memory
+            msg = "covariates are known everywhere, found NaN or infinity: put 0 where nothing is known"
             raise ValueError(msg)
 
     @property

@@ -1,9 +1,17 @@
 """Forecast samples: which frames a forecast sees, which it must meet, and which part of the data they belong to.
 
 Time is split first: the last observed slots are the test part, the slots before them validation, the rest training.
-A part's first init time is the last frame before it, so that all that it must meet is its own. No training sample's
-context or target reaches into a later part. A series too short for that keeps its test part in time and takes
-validation from a stripe of the grid, with a buffer beside it that no training chip touches.
+A part's first init time is the last frame before it, so that all that it must meet is its own. Earlier parts are purged
+of every sample whose context or targets reach a later part, or the embargo: the observed slots right before it, left
+out because what comes next resembles them. A series too short for that keeps its test part in time and takes validation
+from a stripe of the grid at the same times, with a buffer beside it that no training chip touches; both are read, and
+their motion is estimated, from their own area alone.
+
+What a leak is. A pixel-time is one pixel of the grid at one slot. None may be a target of two parts; no target of
+validation or test may be visible to training as context, target, statistics or through the motion between the frames
+that it reads; none of test may be visible to validation. A later part may look back: its contexts hold frames of the
+parts before it, because at an init time these are known in operation too. This gives away nothing that it must meet:
+all its targets come after all those frames. :mod:`pipeline.leaks` checks every split against these rules.
 """
 
 from __future__ import annotations
@@ -24,7 +32,7 @@ from pipeline.predictor import Context
 from pipeline.specs import SampleSpec
 from pipeline.times import from_seconds, seconds
 
-MIN_FRAMES = 2  # motion needs two
+MIN_FRAMES = 2  # motion needs two; a context has them unless the settings ask for more or fewer
 MIN_TRAINING = 12  # init times, below which a part of the time axis is too dear for validation
 MIN_VALIDATION = 4
 BUFFER_SHARE = 1 / 3  # of what the validation stripe leaves of a grid; more would leave too little to learn from
@@ -66,8 +74,8 @@ class Split:
         training: samples to learn from.
         validation: samples that watch the training.
         test: samples never seen in training.
-        training_area: where training chips may lie.
-        validation_area: where validation chips may lie.
+        training_area: all that training may read of the grid.
+        validation_area: all that validation may read of the grid.
         test_start: first slot of the test part.
         validation_start: first slot of the validation part; None where validation is a stripe.
     """
@@ -101,8 +109,19 @@ def context_slots(observed: NDArray[np.int64], init: int, spec: SampleSpec) -> t
     >>> context_slots(np.array([0, 1, 4, 7]), 5, SampleSpec(context_frames=2, max_age=4))
     (1, 4)
     """
-    usable = observed[(observed <= init) & (observed >= init - spec.max_age)]
-    return tuple(int(slot) for slot in usable[-spec.context_frames :])
+    oldest, end = np.searchsorted(observed, [init - spec.max_age, init + 1]).tolist()
+    return tuple(observed[max(oldest, end - spec.context_frames) : end].tolist())
+
+
+def needed_frames(spec: SampleSpec) -> int:
+    """How many context frames a sample has at least.
+
+    >>> [needed_frames(SampleSpec(context_frames=4, max_missing=missing)) for missing in (None, 0, 3)]
+    [2, 4, 1]
+    """
+    if spec.max_missing is None:
+        return min(MIN_FRAMES, spec.context_frames)
+    return spec.context_frames - spec.max_missing
 
 
 def sample(observed: NDArray[np.int64], init: int, spec: SampleSpec) -> Sample:
@@ -111,11 +130,11 @@ def sample(observed: NDArray[np.int64], init: int, spec: SampleSpec) -> Sample:
 
 
 def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int], buffer: int) -> Split:
-    """Purged training, validation and test samples of a series.
+    """Purged training, validation and test samples of a series, an embargo apart.
 
     Args:
         observed: slots that hold a scene, ascending.
-        spec: fractions, context and horizon.
+        spec: fractions, embargo, context and horizon.
         shape: ``(height, width)`` of the grid.
         buffer: pixels to keep free between training area and validation stripe, as far as the grid allows: at most a
             third of what the stripe leaves.
@@ -126,20 +145,19 @@ def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int],
     if len(observed) < MIN_FRAMES + 1:
         msg = f"training needs at least {MIN_FRAMES + 1} observed slots, found {len(observed)}: ingest more scenes"
         raise NotEnoughFramesError(msg)
-    before_test = _index(len(observed), spec.test_fraction)
-    test_start = int(observed[before_test])
-    everything = _candidates(observed, spec)
-    test = tuple(s for s in everything if s.init >= observed[before_test - 1])
-    known = [s for s in everything if s.targets[-1] < test_start]
-    _require(known, observed[:before_test], spec)
-    before_validation = _index(before_test, spec.validation_fraction)
-    validation_start = int(observed[before_validation])
-    training = [s for s in known if s.targets[-1] < validation_start]
-    validation = [s for s in known if s.init >= observed[before_validation - 1]]
+    first_test = _index(len(observed), spec.test_fraction)
+    test_start = int(observed[first_test])
+    candidates = _candidates(observed, spec)
+    test = tuple(_after(candidates, observed, first_test))
+    known = _before(candidates, observed, first_test, spec.embargo)
+    _require(known, first_test - spec.embargo, spec)
+    first_validation = _index(first_test - spec.embargo, spec.validation_fraction)
+    training = _before(known, observed, first_validation, spec.embargo)
+    validation = _after(known, observed, first_validation)
     if len(training) >= MIN_TRAINING and len(validation) >= MIN_VALIDATION:
         whole = Window(0, shape[0], 0, shape[1])
         parts = (thin(training, spec.max_inits), thin(validation, spec.max_inits), test)
-        return Split(SplitMode.TEMPORAL, *parts, whole, whole, test_start, validation_start)
+        return Split(SplitMode.TEMPORAL, *parts, whole, whole, test_start, int(observed[first_validation]))
     areas = _stripe(shape, spec.validation_fraction, buffer)
     parts = (thin(known, spec.max_inits), thin(known, spec.max_inits), test)
     return Split(SplitMode.BLOCKS, *parts, *areas, test_start)
@@ -153,16 +171,33 @@ def _index(size: int, fraction: float) -> int:
 def _candidates(observed: NDArray[np.int64], spec: SampleSpec) -> list[Sample]:
     present = {int(slot) for slot in observed}
     samples = [sample(observed, init, spec) for init in range(int(observed[0]), int(observed[-1]))]
-    needed = min(MIN_FRAMES, spec.context_frames)
+    needed = needed_frames(spec)
     return [s for s in samples if len(s.context) >= needed and present.intersection(s.targets)]
 
 
-def _require(known: Sequence[Sample], observed: NDArray[np.int64], spec: SampleSpec) -> None:
+def _after(samples: Sequence[Sample], observed: NDArray[np.int64], first: int) -> list[Sample]:
+    """Samples of the part that starts with the observed slot of index ``first``: all that they meet is later."""
+    return [s for s in samples if s.init >= observed[first - 1]]
+
+
+def _before(samples: Sequence[Sample], observed: NDArray[np.int64], first: int, embargo: int) -> list[Sample]:
+    """Samples that touch neither the part that starts with the observed slot of index ``first`` nor its embargo.
+
+    Empty slots are kept apart as well: those after the last frame before a part are targets of that part.
+    """
+    left_out = first - embargo
+    if left_out <= 0:
+        return []
+    last = min(int(observed[left_out]) - 1, int(observed[first - 1]))
+    return [s for s in samples if s.targets[-1] <= last]
+
+
+def _require(known: Sequence[Sample], frames: int, spec: SampleSpec) -> None:
     if not known:
         msg = (
-            f"a training sample takes {min(MIN_FRAMES, spec.context_frames)} context frames and {spec.horizon} slots "
-            f"ahead, all before the test part; it is preceded by only {len(observed)} observed slots. "
-            "Ingest more scenes, or lower samples.horizon or samples.test_fraction."
+            f"a training sample takes {needed_frames(spec)} context frames and {spec.horizon} slots ahead, all before "
+            f"the test part and its embargo of {spec.embargo}; these are preceded by only {max(frames, 0)} observed "
+            "slots. Ingest more scenes, or lower samples.horizon, samples.test_fraction or samples.embargo."
         )
         raise NotEnoughFramesError(msg)
 
@@ -190,14 +225,20 @@ def _stripe(shape: tuple[int, int], fraction: float, buffer: int) -> tuple[Windo
     return Window(0, stop, 0, width), Window(start, height, 0, width)
 
 
-def read_context(cube: Cube, sample: Sample, spec: SampleSpec) -> Context:
-    """What a forecast for this sample sees, over the whole grid; batch of one.
+def read_context(cube: Cube, sample: Sample, spec: SampleSpec, *, area: Window | None = None) -> Context:
+    """What a forecast for this sample sees; batch of one.
 
     Frames that are not there, or that the cube does not show as of its time, come first: all missing, as old as the
     maximum age.
+
+    Args:
+        cube: where the frames come from.
+        sample: which ones.
+        spec: context and maximum age.
+        area: the part of the grid to read, and nothing beside it; None: the whole grid.
     """
     shown = set(cube.observed().tolist())
-    frames = cube.read([slot for slot in sample.context if slot in shown])
+    frames = cube.read([slot for slot in sample.context if slot in shown], area)
     absent = spec.context_frames - len(frames.values)
     values = np.pad(frames.values, ((absent, 0), (0, 0), (0, 0), (0, 0)), constant_values=np.nan)
     ages = [cube.layout.axis.age(sample.init, from_seconds(time)) for time in frames.acquired]
@@ -207,6 +248,6 @@ def read_context(cube: Cube, sample: Sample, spec: SampleSpec) -> Context:
     return Context(values[np.newaxis], np.isfinite(values)[np.newaxis], times[np.newaxis], padded[np.newaxis])
 
 
-def read_targets(cube: Cube, sample: Sample) -> Frames:
-    """What came true, over the whole grid; slots without a scene are missing."""
-    return cube.read([slot if slot < cube.size else -1 for slot in sample.targets])
+def read_targets(cube: Cube, sample: Sample, area: Window | None = None) -> Frames:
+    """What came true, over ``area`` or the whole grid; slots without a scene are missing."""
+    return cube.read([slot if slot < cube.size else -1 for slot in sample.targets], area)

@@ -108,9 +108,9 @@ def test_the_task_of_a_forecast_is_the_verb(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_task_of_a_training_is_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("keras")
-    monkeypatch.setattr(verbs, "train", lambda config, *, watcher: (config, callable(watcher.phase)))
+    monkeypatch.setattr(verbs, "train", lambda config, *, watcher, start: (config, callable(watcher.phase), start))
     with disable_run_logger():
-        assert train_network.fn(Path("a.toml")) == (Path("a.toml"), True)
+        assert train_network.fn(Path("a.toml"), "resume") == (Path("a.toml"), True, "resume")
 
 
 @pytest.mark.server
@@ -124,9 +124,9 @@ def test_the_ingest_flow_ingests_and_the_verify_flow_verifies(prefect_server: No
 def test_a_flow_returns_the_key_of_what_it_made(prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("keras")
     trained = verbs.Trained(
-        "sky", "3", "run", champion=True, good=True, snapshot="s", epochs=1, validation_skill=0.1, test=()
+        "id", "sky", "3", "run", champion=True, good=True, snapshot="s", epochs=1, validation_skill=0.1, test=()
     )
-    monkeypatch.setattr(verbs, "train", lambda config, *, watcher: trained)
+    monkeypatch.setattr(verbs, "train", lambda config, *, watcher, start: trained)
     monkeypatch.setattr(verbs, "forecast", lambda config, *, init: verbs.Forecasted("folder", "init", "model", ()))
     assert train(Path("a.toml")) == "models:/sky/3"
     assert forecast(Path("a.toml")) == "folder"

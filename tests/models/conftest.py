@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import pytest
 
-from models.experiment import Outcome, Watcher, network_spec, train
 from models.networks import build
 from models.prediction import Card, Network
-from models.registry import Registry, open_registry
 from pipeline.config import Settings
 from pipeline.ingest import ingest
 from pipeline.normalise import Statistics
 from pipeline.record import ModelRef
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import NODATA, PATTERN, SCALE, TIME_FORMAT, Faults, write_scenes
+
+if TYPE_CHECKING:
+    from models.experiment import Outcome
+    from models.registry import Registry
 
 SKY = SyntheticSpec(height=48, width=48, frames=16, speed=1.5, noise=0)
 TINY = {"filters": 4, "attention_units": 4, "chip": 16, "batch": 2, "steps_per_epoch": 3, "epochs": 2}
@@ -76,6 +78,8 @@ def sky(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Callable[..., S
 def make_network() -> Callable[..., Network]:
     """A network for settings; ``trained`` gives every weight some value, as a training would."""
 
+    from models.material import network_spec
+
     def make(settings: Settings, *, trained: bool = False, seed: int = 0) -> Network:
         keras.utils.set_random_seed(seed)
         spec = network_spec(settings)
@@ -94,6 +98,9 @@ def make_network() -> Callable[..., Network]:
 @pytest.fixture(scope="session")
 def trained(sky: Settings) -> Trained:
     """The sky after 2 epochs of 3 steps; real MLflow on SQLite."""
+    from models.experiment import Watcher, train
+    from models.registry import open_registry
+
     phases: list[str] = []
     registry = open_registry(sky)
     outcome = train(sky, registry, watcher=Watcher(phase=phases.append))

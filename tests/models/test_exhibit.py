@@ -37,6 +37,20 @@ def test_an_exhibit_is_the_attention_of_first_and_last_lead_and_a_picture(
 
 
 @pytest.mark.slow
+def test_a_network_that_attends_to_nothing_and_is_told_covariates_is_shown_without_maps(
+    sky: Settings, make_network: Networks, tmp_path: Path
+) -> None:
+    document: dict[str, Any] = sky.model_dump()
+    document["training"] |= {"network": "convlstm"}
+    document["covariates"] = {"time_of_day": True, "solar_zenith": True}
+    plain = Settings(**document)
+    cube = open_cube(CubeStore(plain.paths.cube))
+    situation = sample(cube.observed(), 10, plain.samples)
+    paths = write_exhibits(plain, make_network(plain, trained=True), cube, situation, tmp_path)
+    assert [path.name for path in paths] == ["forecast.png"]
+
+
+@pytest.mark.slow
 def test_a_picture_can_be_drawn_before_its_truth_has_come(
     sky: Settings, make_network: Networks, tmp_path: Path
 ) -> None:

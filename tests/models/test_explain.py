@@ -100,6 +100,18 @@ def test_tiles_leave_no_trace(network: NetworkPredictor) -> None:
     np.testing.assert_allclose(attention_maps(network, card(), seen, tile=64).weights, whole, atol=1e-5)
 
 
+def test_tiles_leave_no_trace_of_covariates_either() -> None:
+    keras.utils.set_random_seed(3)
+    spec = replace(NETWORK, covariates=2)
+    listening = NetworkPredictor(build(spec), spec)
+    seen = context((130, 210))
+    told = replace(seen, covariates=np.random.default_rng(1).normal(size=(1, 5, 130, 210, 2)).astype(np.float32))
+    whole, tiled = (attention_maps(listening, replace(card(), network=spec), told, tile).weights for tile in (1024, 64))
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    flat = replace(told, covariates=np.zeros((1, 5, 130, 210, 2), np.float32))
+    assert np.abs(attention_maps(listening, replace(card(), network=spec), flat, 1024).weights - whole).max() > 1e-4
+
+
 def test_weights_see_standardised_values(network: NetworkPredictor) -> None:
     seen = context()
     scaled = replace(seen, values=(seen.values - 0.5) / np.float32(0.2))

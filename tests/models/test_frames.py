@@ -1,8 +1,9 @@
+import keras
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.frames import NewestValid, PatchMask, fold, unfold
+from models.frames import CovariatePatches, NewestValid, PatchMask, fold, unfold
 
 Array = NDArray[np.float32]
 
@@ -64,3 +65,20 @@ def test_a_patch_is_usable_as_soon_as_one_pixel_of_one_band_is() -> None:
     validity[0, 1, 3, 5, 1] = 1
     mask = np.asarray(PatchMask(4)(validity))
     assert mask.tolist() == [[[[0, 0]], [[0, 1]]]]
+
+
+def test_covariates_are_means_over_patches_of_the_frames_and_then_of_the_leads(rng: np.random.Generator) -> None:
+    told = rng.normal(size=(2, 5, 4, 8, 3)).astype("float32")
+    of_frames, of_leads = (np.asarray(part) for part in CovariatePatches(2, 4)(told))
+    means = told.reshape(2, 5, 1, 4, 2, 4, 3).mean(axis=(3, 5))
+    np.testing.assert_allclose(of_frames, means[:, :2], atol=1e-6)
+    np.testing.assert_allclose(of_leads, means[:, 2:], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer", [NewestValid((1, 0), name="a"), PatchMask(4, name="a"), CovariatePatches(2, 4, name="a")]
+)
+def test_configuration_makes_the_same_layer_again(layer: keras.layers.Layer) -> None:
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(twin) is type(layer)
+    assert twin.get_config() == layer.get_config()

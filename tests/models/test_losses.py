@@ -77,3 +77,13 @@ def test_configuration_makes_the_same_loss_again(loss: MaskedLoss) -> None:
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert type(twin) is type(loss)
     assert twin.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_totals_of_unequal_parts_add_up_and_give_the_mean(pair: Array, loss: MaskedLoss) -> None:
+    truth, forecast = holed(pair[0]), pair[1]
+    parts = [float(loss.total(truth[item], forecast[item])) for item in (0, 1)]
+    counts = [int(np.isfinite(truth[item]).sum()) for item in (0, 1)]
+    assert counts[0] != counts[1]
+    assert sum(parts) == pytest.approx(float(loss.total(truth, forecast)), rel=1e-5)
+    assert sum(parts) / sum(counts) == pytest.approx(float(loss(truth, forecast)), rel=1e-5)

@@ -3,21 +3,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
+import keras
 import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from models.prediction import Card, Network, network_inputs
+from models.networks import Kind, NetworkSpec, build
+from models.prediction import Card, Network, NetworkPredictor, network_inputs
 from pipeline.baselines import extrapolation
 from pipeline.config import Settings
 from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.forecast import forecast
 from pipeline.ingest import ingest
 from pipeline.predictor import Context, Source
-from pipeline.specs import FirewallSpec
+from pipeline.specs import CovariateSpec, FirewallSpec
 from pipeline.synthetic_scenes import NODATA, write_scene
 
 Networks = Callable[..., Network]
@@ -116,6 +119,88 @@ def test_a_network_gets_zeros_with_a_note_where_nothing_is_known(height: int, wi
 def test_a_card_survives_json(two_bands: Settings, make_network: Networks) -> None:
     card = make_network(two_bands).card
     assert Card.from_json(card.to_json()) == card
+
+
+def test_a_card_of_before_covariates_says_that_there_are_none(two_bands: Settings, make_network: Networks) -> None:
+    card = make_network(two_bands).card
+    document = card.to_json()
+    del document["covariates"]
+    assert Card.from_json(document) == card
+    told = replace(card, covariates=CovariateSpec(time_of_day=True, static=(Path("elevation.tif"),)))
+    assert Card.from_json(told.to_json()) == told
+
+
+def test_covariates_are_filled_up_with_their_edge() -> None:
+    frames, told = np.zeros((1, 2, 5, 6, 1), np.float32), np.random.default_rng(0).normal(size=(1, 4, 5, 6, 3))
+    padded = network_inputs(frames, np.zeros((1, 2), np.float32), 4, told)["covariates"]
+    assert (padded.shape, padded.dtype) == ((1, 4, 8, 8, 3), np.float32)
+    np.testing.assert_allclose(padded, told[:, :, np.minimum(np.arange(8), 4)][:, :, :, np.minimum(np.arange(8), 5)])
+
+
+def told_network() -> NetworkPredictor:
+    keras.utils.set_random_seed(0)
+    spec = NetworkSpec(2, 2, 1, (0,), filters=4, attention_units=4, covariates=3)
+    model, random = build(spec), np.random.default_rng(0)
+    model.set_weights([random.normal(0, 0.3, weight.shape) for weight in model.get_weights()])
+    return NetworkPredictor(model, spec)
+
+
+def with_covariates(context: Context, leads: int, channels: int = 3) -> Context:
+    shape = (1, 2 + leads, *context.grid_shape, channels)
+    return replace(context, covariates=np.random.default_rng(1).normal(size=shape).astype(np.float32))
+
+
+def test_what_is_told_of_a_lead_changes_that_lead_and_none_before_it() -> None:
+    network, seen = told_network(), with_covariates(drifting(18, 22), leads=2)
+    assert seen.covariates is not None
+    other = replace(seen, covariates=seen.covariates.copy())
+    assert other.covariates is not None
+    other.covariates[:, -1] += 1
+    before, after = (network.predict(context, 2).values for context in (seen, other))
+    np.testing.assert_array_equal(after[:, 0], before[:, 0])
+    assert np.nanmax(np.abs(after[:, 1] - before[:, 1])) > 1e-3
+
+
+def test_a_shorter_horizon_needs_no_covariates_past_it() -> None:
+    network, seen = told_network(), with_covariates(drifting(18, 22), leads=2)
+    assert seen.covariates is not None
+    short = replace(seen, covariates=seen.covariates[:, :3])
+    np.testing.assert_array_equal(network.predict(short, 1).values, network.predict(seen, 1).values)
+    with pytest.raises(ModelError, match="3 covariates at 4 times, the context has 3 at 3"):
+        network.predict(short, 2)
+
+
+@pytest.mark.parametrize(("channels", "found"), [(0, "none"), (2, "2 at 4")])
+def test_a_context_without_what_the_network_is_told_is_refused(channels: int, found: str) -> None:
+    seen = drifting(18, 22)
+    context = with_covariates(seen, 2, channels) if channels else seen
+    with pytest.raises(ModelError, match=f"3 covariates at 4 times, the context has {found}: attach those"):
+        told_network().predict(context, 2)
+
+
+def test_a_network_without_attention_has_none_to_show() -> None:
+    spec = NetworkSpec(2, 2, 1, (0,), filters=4, kind=Kind.CONVLSTM)
+    with pytest.raises(ModelError, match="in a network that has some, found a convlstm"):
+        NetworkPredictor(build(spec), spec).attention(drifting(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("kind", "patch", "reduction"), [("attention", 4, 2), ("dot_product", 4, 1), ("pixel_lstm", 1, 1)]
+)
+def test_tiles_leave_no_trace_of_any_network(
+    plain: Settings, make_network: Networks, kind: str, patch: int, reduction: int
+) -> None:
+    keras.utils.set_random_seed(0)
+    shape: dict[str, Any] = {"filters": 4, "attention_units": 4, "attention_reduction": reduction}
+    spec = NetworkSpec(2, 2, 1, (0,), patch=patch, kind=kind, **shape)
+    model, random = build(spec), np.random.default_rng(0)
+    model.set_weights([random.normal(0, 0.1, weight.shape) for weight in model.get_weights()])
+    known = make_network(plain)
+    network = replace(known, model=model, card=replace(known.card, network=spec))
+    seen = drifting(101, 203)
+    whole = network.champion(tile=1024).predictor.predict(seen, 2)
+    tiled = network.champion(tile=36).predictor.predict(seen, 2)
+    np.testing.assert_allclose(tiled.values, whole.values, atol=2e-5)
 
 
 def flag() -> NDArray[np.uint16]:

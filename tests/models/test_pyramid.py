@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.pyramid import Enlarge, ScaleDetails, ScaleHead
+from models.pyramid import Enlarge, ScaleDetails, ScaleHead, pooled
 
 Array = NDArray[np.float32]
 PATCHES = [1, 2, 3, 4, 8]
@@ -70,6 +70,16 @@ def test_enlargement_is_the_bilinear_one_of_keras(rng: np.random.Generator, fact
     images = rng.normal(size=(2, 5, 4, 3)).astype("float32")
     expected = keras.layers.UpSampling2D(factor, interpolation="bilinear")(images)
     np.testing.assert_allclose(np.asarray(Enlarge(factor)(images)), np.asarray(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 8])
+def test_blocks_that_reach_over_the_edge_are_means_of_what_they_have(rng: np.random.Generator, factor: int) -> None:
+    images = rng.normal(size=(2, 7, 5, 3)).astype("float32")
+    found = np.asarray(pooled(images, factor))
+    assert found.shape == (2, -(-7 // factor), -(-5 // factor), 3)
+    for row, column in np.ndindex(found.shape[1:3]):
+        block = images[:, row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+        np.testing.assert_allclose(found[:, row, column], block.mean(axis=(1, 2)), atol=1e-6)
 
 
 def test_a_shift_of_whole_patches_shifts_the_details(rng: np.random.Generator) -> None:

@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import keras
 import numpy as np
 import pytest
 
+from models.delivery import RefusedError
+from models.journal import Status
 from models.prediction import Network
-from models.registry import Registered, Registry, open_registry, tracking_uri
+from models.registry import TAG, Registered, Registry, open_registry, tracking_uri
+from models.trainings import Delivered, Training, Trainings
 from pipeline.config import Settings
 from pipeline.errors import ModelError, ServiceError
 from pipeline.predictor import Context
@@ -48,9 +52,32 @@ def seen() -> Context:
     return Context(values, np.isfinite(values), np.zeros((1, 2), np.int64), np.array([[1, 0]], np.float32))
 
 
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[Training]:
+    with Trainings(tmp_path / "trainings").begin("snapshot", "settings") as made:
+        made.journal.status(Status.RUNNING, name="test")
+        yield made
+
+
 def register(registry: Registry, network: Network, *, good: bool) -> Registered:
-    with registry.run("test") as tracker:
-        return registry.register(tracker, network.model, network.card, good=good)
+    """A training whose whole record is its model."""
+    with tempfile.TemporaryDirectory() as folder, Trainings(Path(folder)).begin("snapshot", "settings") as training:
+        training.journal.model(network.model, network.card.to_json(), good=good)
+        training.journal.status(Status.FINISHED)
+        registry.deliver(training)
+        registered = training.delivered.registered
+    assert registered is not None
+    return registered
+
+
+def run_of(registry: Registry, training: Training) -> Any:
+    registry.deliver(training)
+    return registry.client.get_run(training.delivered.run_id)
+
+
+def history(registry: Registry, training: Training, key: str) -> list[tuple[int, float]]:
+    found = registry.client.get_metric_history(training.delivered.run_id, key)
+    return sorted((one.step, one.value) for one in found)
 
 
 def loaded(registry: Registry, settings: Settings) -> Network:
@@ -98,6 +125,7 @@ def test_a_champion_that_does_not_fit_the_configuration_is_refused(
     refused(r"knows \('reflectance',\), configured \('other',\)", bands=[band | {"name": "other"}])
     refused("sees 2 frames.*context_frames is 3", samples=samples | {"context_frames": 3})
     refused("forecasts 2 slots ahead.*horizon 3", samples=samples | {"horizon": 3})
+    refused(r"knows the covariates \(time_of_day=False.*time_of_day=True", covariates={"time_of_day": True})
     document: dict[str, Any] = product.model_dump() | {"samples": samples | {"horizon": 1}}
     assert loaded(registry, Settings(**document)).card.network.horizon == 2
 
@@ -122,33 +150,117 @@ def test_a_champion_whose_files_are_gone_is_an_error_that_says_what_to_do(
         registry.load_champion(product)
 
 
-def test_a_run_is_finished_or_failed(product: Settings) -> None:
+def test_a_run_has_the_status_of_its_training_and_runs_again_after_a_resume(
+    product: Settings, training: Training
+) -> None:
     registry = open_registry(product)
-    with registry.run("good") as good:
-        assert registry.client.get_run(good.run_id).info.status == "RUNNING"
-    with pytest.raises(KeyboardInterrupt), registry.run("bad") as bad:
-        raise KeyboardInterrupt
-    assert registry.client.get_run(good.run_id).info.status == "FINISHED"
-    assert registry.client.get_run(bad.run_id).info.status == "FAILED"
-    assert registry.client.get_run(good.run_id).info.run_name == "good"
+    run = run_of(registry, training)
+    assert (run.info.status, run.info.run_name) == ("RUNNING", "test")
+    assert run.info.start_time == int(training.started.timestamp() * 1000)
+    assert run.data.tags["cubecast.training"] == training.id
+    for status in (Status.KILLED, Status.RUNNING, Status.FAILED, Status.RUNNING, Status.FINISHED):
+        training.journal.status(status, at=2e9)
+        info = run_of(registry, training).info
+        assert (info.run_id, info.status) == (run.info.run_id, status)
+        assert (info.end_time == 2e12) or status is Status.RUNNING
+    training.journal.status(Status.KILLED, note="stopped at step 3")
+    assert run_of(registry, training).data.tags["cubecast.ended"] == "stopped at step 3"
 
 
-def test_a_tracker_keeps_parameters_files_and_the_numbers_that_are_numbers(product: Settings, tmp_path: Path) -> None:
-    registry = open_registry(product)
-    note = tmp_path / "note.txt"
-    note.write_text("read me")
-    with registry.run("test") as tracker:
-        tracker.parameters({"a": 1, "long": "x" * 9000})
-        for step, loss in enumerate([3.0, float("nan"), float("inf"), 0.5]):
-            tracker.metrics({"loss": loss}, step)
-        tracker.artifact(note, "notes")
-    run = registry.client.get_run(tracker.run_id)
-    assert run.data.params["a"] == "1"
+def test_a_run_keeps_parameters_files_and_the_numbers_that_are_numbers(
+    product: Settings, training: Training, tmp_path: Path
+) -> None:
+    registry, journal = open_registry(product), training.journal
+    (tmp_path / "note.txt").write_text("read me")
+    journal.parameters({"a": 1, "long": "x" * 9000} | {f"p{number}": number for number in range(250)})
+    for step, loss in enumerate([3.0, float("nan"), float("inf"), 0.1 + 0.2]):
+        journal.metrics({"loss": loss}, step)
+    journal.artifact(tmp_path / "note.txt", "notes")
+    run = run_of(registry, training)
+    assert (run.data.params["a"], run.data.params["p249"], len(run.data.params)) == ("1", "249", 252)
     assert len(run.data.params["long"]) == 5000
-    history = registry.client.get_metric_history(tracker.run_id, "loss")
-    assert [(entry.step, entry.value) for entry in history] == [(0, 3.0), (3, 0.5)]
-    path = registry.client.download_artifacts(tracker.run_id, "notes/note.txt", str(tmp_path))
+    assert history(registry, training, "loss") == [(0, 3.0), (3, 0.1 + 0.2)]
+    path = registry.client.download_artifacts(run.info.run_id, "notes/note.txt", str(tmp_path))
     assert Path(path).read_text() == "read me"
+
+
+def test_mlflow_drops_exact_repetitions(product: Settings, training: Training) -> None:
+    registry, journal = open_registry(product), training.journal
+    journal.parameters({"batch": 4})
+    for step in range(60):
+        journal.metrics({f"m{number}": step / 7 for number in range(40)}, step)
+    first = run_of(registry, training)
+    journal.metrics({"m0": 8.0}, 60)
+    training.note_delivered(Delivered(first.info.run_id))
+    run_of(registry, training)
+    training.note_delivered(Delivered())
+    assert run_of(registry, training).info.run_id == first.info.run_id
+    assert history(registry, training, "m0") == [*((step, step / 7) for step in range(60)), (60, 8.0)]
+    assert history(registry, training, "m39") == [(step, step / 7) for step in range(60)]
+
+
+def test_a_record_told_anew_makes_no_second_model(
+    product: Settings, training: Training, make_network: Callable[..., Network]
+) -> None:
+    registry, network = open_registry(product), make_network(product)
+    training.journal.model(network.model, network.card.to_json(), good=True)
+    first = run_of(registry, training)
+    registered = training.delivered.registered
+    training.note_delivered(Delivered())
+    again = run_of(registry, training)
+    assert training.delivered.registered == registered
+    assert again.outputs.model_outputs == first.outputs.model_outputs
+    assert len(again.outputs.model_outputs) == 1
+    assert len(registry.client.search_model_versions(f"name = '{product.product.name}'")) == 1
+
+
+def test_a_model_whose_upload_broke_off_is_taken_up_again(
+    product: Settings, training: Training, make_network: Callable[..., Network]
+) -> None:
+    registry, network = open_registry(product), make_network(product, trained=True)
+    run = run_of(registry, training).info.run_id
+    begun = registry.client.create_logged_model(registry.experiment, "model", run)
+    training.journal.model(network.model, network.card.to_json(), good=True)
+    outputs = run_of(registry, training).outputs.model_outputs
+    assert [one.model_id for one in outputs] == [begun.model_id]
+    np.testing.assert_array_equal(
+        loaded(registry, product).bare.predict(seen(), 2).values, network.bare.predict(seen(), 2).values
+    )
+
+
+def test_doubles_that_a_server_made_late_are_gone_at_the_end(
+    product: Settings, training: Training, make_network: Callable[..., Network]
+) -> None:
+    registry, network, name = open_registry(product), make_network(product), product.product.name
+    client = registry.client
+    training.journal.model(network.model, network.card.to_json(), good=True)
+    run = run_of(registry, training).info.run_id
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    client.create_run(registry.experiment, tags={TAG: training.id})
+    client.create_logged_model(registry.experiment, "model", run)
+    client.create_model_version(name, version.source, run, model_id=version.model_id)
+    training.journal.status(Status.FINISHED)
+    registry.deliver(training)
+    found = client.search_runs([registry.experiment], f"tags.`{TAG}` = '{training.id}'")
+    assert [one.info.run_id for one in found] == [run]
+    assert [one.version for one in client.search_model_versions(f"name = '{name}'")] == [version.version]
+    assert len(client.search_logged_models([registry.experiment], f"source_run_id = '{run}'")) == 1
+    assert registry.champion_version() == str(version.version)
+
+
+def test_a_run_that_somebody_deleted_is_an_error_that_says_what_to_do(product: Settings, training: Training) -> None:
+    registry = open_registry(product)
+    registry.client.delete_run(run_of(registry, training).info.run_id)
+    training.journal.status(Status.FINISHED)
+    with pytest.raises(RefusedError, match="was deleted in MLflow: restore it"):
+        registry.deliver(training)
+    assert training.waiting == 1
+
+
+def test_what_mlflow_does_not_take_is_no_outage(product: Settings, training: Training) -> None:
+    training.journal.metrics({"not a * name": 1.0}, 0)
+    with pytest.raises(RefusedError, match="does not take a record: Invalid value"):
+        open_registry(product).deliver(training)
 
 
 def test_a_product_finds_its_experiment_again(product: Settings) -> None:
@@ -156,12 +268,17 @@ def test_a_product_finds_its_experiment_again(product: Settings) -> None:
 
 
 def test_a_server_that_does_not_answer_is_an_error_that_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_settings: Callable[..., Settings]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_settings: Callable[..., Settings], training: Training
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     dead = tiny_settings(tmp_path, tracking={"uri": "http://127.0.0.1:9"})
-    with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer.*mend tracking\.uri"):
+    silence = r"MLflow at http://127\.0\.0\.1:9 does not answer.*mend tracking\.uri"
+    with pytest.raises(ServiceError, match=silence):
         open_registry(dead)
+    registry = open_registry(dead, now=False)
+    with pytest.raises(ServiceError, match=silence):
+        registry.deliver(training)
+    assert training.waiting == 1
 
 
 def test_a_champion_loads_without_pickle_in_a_process_that_knows_nothing_of_its_training(

@@ -1,26 +1,33 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow
-from numpy.typing import NDArray
 
+from models.checkpoint import PATTERN, Checkpoints
 from models.networks import NetworkSpec
+from models.pace import Clock, Pace, Stop
 from models.prediction import network_inputs
-from models.training import PATIENCE, Fitted, Progress, _skill, fit, newest, squared_error
+from models.training import Fitted, Progress, fit
+from models.validation import newest, skill, squared_error
 from pipeline.chips import ChipReader, Chips
 from pipeline.config import TrainingSpec
-from pipeline.errors import ModelError, NotEnoughFramesError
+from pipeline.errors import ConfigError, Interrupted, ModelError, NotEnoughFramesError
 from pipeline.grid import Window
 
 NETWORK = NetworkSpec(2, 1, 1, (0,), patch=4, filters=4, attention_units=2)
 SPEC = TrainingSpec(chip=16, batch=2, steps_per_epoch=1, epochs=12, learning_rate=0.02)
+SHORT = SPEC.model_copy(update={"steps_per_epoch": 3, "epochs": 2, "checkpoint": timedelta(0)})
+EVERYTHING = {"accumulate": 2, "average": 0.9}  # epochs of three steps end between two updates
 
 
 @dataclass
@@ -54,48 +61,63 @@ def toy(factor: float, seed: int = 0) -> Chips:
 
 
 def train(spec: TrainingSpec, watching: Chips | None = None, **options: Any) -> Fitted:
-    reader = ChipReader((toy(0.5),), Window(0, 32, 0, 32), (16, 16), spec.batch, spec.seed)
+    reader = ChipReader((options.pop("chips", toy(0.5)),), Window(0, 32, 0, 32), (16, 16), spec.batch, spec.seed)
     validation = [reader.read(99)] if watching is None else [watching]
     return fit(NETWORK, spec, reader, validation, options.pop("notes", Notes()), **options)
 
 
-def changed(**values: Any) -> TrainingSpec:
-    return SPEC.model_copy(update=values)
+def changed(spec: TrainingSpec = SPEC, **values: Any) -> TrainingSpec:
+    return spec.model_copy(update=values)
 
 
-def weights(fitted: Fitted) -> list[NDArray[np.float32]]:
-    return fitted.model.get_weights()
+def weights(fitted: Fitted) -> list[bytes]:
+    return [weight.tobytes() for weight in fitted.model.get_weights()]
 
 
 @pytest.mark.slow
-def test_an_easy_lesson_is_learned_and_the_same_seed_learns_it_alike() -> None:
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_an_easy_lesson_is_learned_and_the_same_seed_learns_it_alike(precision: str) -> None:
     """On one machine: equal sums in equal order, by as many threads."""
-    first, again = (train(changed(steps_per_epoch=12, epochs=4)) for _ in range(2))
+    spec = changed(steps_per_epoch=12, epochs=4, precision=precision)
+    first, again = (train(spec) for _ in range(2))
     losses = [epoch["loss"] for epoch in first.history]
     assert losses[-1] < 0.5 * losses[0]
     assert first.best["val_skill"] > 0.7
     assert first.history == again.history
-    assert all(np.array_equal(one, two) for one, two in zip(weights(first), weights(again), strict=True))
+    assert weights(first) == weights(again)
+    assert first.model.dtype_policy.name == "float32"
 
 
 @pytest.mark.usefixtures("eagerly")
 def test_patience_ends_a_training_that_gets_worse_and_its_best_weights_are_kept() -> None:
     watching, notes = toy(1.5), Notes()
-    fitted = train(SPEC, watching, notes=notes)
+    fitted = train(changed(patience=3), watching, notes=notes)
     errors = [epoch["val_loss"] for epoch in fitted.history]
     assert errors == sorted(errors)
-    assert len(errors) == 1 + PATIENCE
+    assert len(errors) == 1 + 3
     assert fitted.best == fitted.history[0]
     inputs = network_inputs(watching.frames, watching.ages, NETWORK.patch)
     kept = squared_error([watching], (0,), lambda _: np.asarray(fitted.model(inputs)["forecast"]))
     assert kept == pytest.approx(errors[0], rel=1e-6)
-    assert notes.told == list(enumerate(fitted.history))
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_a_training_without_time_left_stops_at_once_with_a_result() -> None:
+def test_each_epoch_is_told_with_what_it_cost_which_is_no_part_of_the_history() -> None:
+    notes = Notes()
+    fitted = train(changed(SHORT), notes=notes)
+    assert [step for step, _ in notes.told] == [0, 1]
+    for (_, told), entry in zip(notes.told, fitted.history, strict=True):
+        assert entry.keys() == {"loss", "val_loss", "val_skill", "learning_rate"}
+        assert told == entry | {name: told[name] for name in ("chips_per_second", "cpu_seconds")}
+        assert told["chips_per_second"] > 0
+    assert 0 < notes.told[0][1]["cpu_seconds"] < notes.told[1][1]["cpu_seconds"]
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("budget", ["budget", "cpu_budget"])
+def test_a_training_without_time_left_stops_at_once_with_a_result(budget: str) -> None:
     told: list[Progress] = []
-    fitted = train(changed(budget=timedelta(microseconds=1), steps_per_epoch=50), progress=told.append)
+    fitted = train(changed(steps_per_epoch=50, **{budget: timedelta(microseconds=1)}), progress=told.append)
     assert [(one.epoch, one.epochs, one.step, one.steps) for one in told] == [(1, 12, 1, 50)]
     assert len(fitted.history) == 1
     assert told[0].loss == pytest.approx(fitted.history[0]["loss"])
@@ -119,6 +141,191 @@ def test_validation_without_a_pixel_to_score_is_an_error() -> None:
     blind = replace(toy(1), targets=np.full_like(toy(1).targets, np.nan))
     with pytest.raises(NotEnoughFramesError, match="none in 1 batches: check nodata and masks"):
         train(SPEC, blind)
+
+
+def test_devices_that_are_not_there_are_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"training\.devices asks for 64"):
+        train(changed(devices=64, batch=64))
+
+
+# --- stopped and resumed --------------------------------------------------------------------------
+
+
+@dataclass
+class Interruption:
+    """Raises a signal in every step, or an error in one."""
+
+    signals: tuple[signal.Signals, ...] = ()
+    crash_at: int = 0
+    steps: list[int] = field(default_factory=list)
+
+    def __call__(self, at: Progress) -> None:
+        self.steps.append((at.epoch - 1) * at.steps + at.step)
+        if self.steps[-1] == self.crash_at:
+            raise KeyError(self.crash_at)
+        for one in self.signals:
+            signal.raise_signal(one)
+
+
+@cache
+def untouched(*, everything: bool) -> Fitted:
+    """The short training that nobody stops."""
+    return train(changed(SHORT, **EVERYTHING if everything else {}))
+
+
+def until_finished(step: Callable[[], Fitted]) -> tuple[Fitted, int]:
+    """The result of a training that is called until it ends, and how often it was stopped."""
+    stops = 0
+    while True:
+        try:
+            return step(), stops
+        except Interrupted:
+            stops += 1
+            assert stops < 20
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize(("options", "kind"), [({}, signal.SIGINT), (EVERYTHING, signal.SIGTERM)])
+def test_a_training_that_is_stopped_at_every_step_ends_with_the_same_bytes(
+    tmp_path: Path, options: dict[str, float], kind: signal.Signals
+) -> None:
+    spec, notes, stopper = changed(SHORT, **options), Notes(), Interruption((kind,))
+    whole = untouched(everything=bool(options))
+    parts, stops = until_finished(lambda: train(spec, checkpoints=Checkpoints(tmp_path), progress=stopper, notes=notes))
+    assert stops == 6
+    assert stopper.steps == [1, 2, 3, 4, 5, 6]
+    assert parts.history == whole.history
+    assert weights(parts) == weights(whole)
+    assert [step for step, _ in notes.told] == [0, 1]
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize(
+    ("interval", "broken", "again"), [(timedelta(0), False, 5), (timedelta(0), True, 4), (timedelta(hours=1), False, 4)]
+)
+def test_a_crash_loses_what_came_after_the_newest_whole_checkpoint_and_nothing_else(
+    tmp_path: Path, interval: timedelta, broken: bool, again: int
+) -> None:
+    spec = changed(SHORT, checkpoint=interval, **EVERYTHING)
+    with pytest.raises(KeyError):
+        train(spec, checkpoints=Checkpoints(tmp_path), progress=Interruption(crash_at=5))
+    if broken:
+        max(tmp_path.glob(PATTERN)).write_bytes(b"half")
+    rest = Interruption()
+    resumed = train(spec, checkpoints=Checkpoints(tmp_path), progress=rest)
+    assert rest.steps[0] == again
+    whole = untouched(everything=True)
+    assert resumed.history == whole.history
+    assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_training_that_has_ended_is_not_trained_again(tmp_path: Path) -> None:
+    first = train(SHORT, checkpoints=Checkpoints(tmp_path))
+    notes, steps = Notes(), Interruption()
+    again = train(SHORT, checkpoints=Checkpoints(tmp_path), notes=notes, progress=steps)
+    assert again.history == first.history
+    assert weights(again) == weights(first)
+    assert not notes.told
+    assert not steps.steps
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_limit_stops_after_a_step_and_says_how_far_it_came(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=r"step 1 of 6 by its time limit: the same command goes on"):
+        train(SHORT, checkpoints=Checkpoints(tmp_path), limit=timedelta(0))
+    with pytest.raises(Interrupted, match=r"step 1 of 6 by its time limit: nothing was kept"):
+        train(SHORT, limit=timedelta(0))
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_budgets_go_on_where_they_were(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(Interrupted):
+        train(SHORT, checkpoints=checkpoints, limit=timedelta(0))
+    state = checkpoints.newest()
+    assert state is not None
+    assert state.wall > 0
+    assert state.cpu > 0
+    checkpoints.save(replace(state, wall=SHORT.budget.total_seconds()))
+    told = Interruption()
+    assert len(train(SHORT, checkpoints=checkpoints, progress=told).history) == 1
+    assert told.steps == [2]
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_other_settings_or_other_data_are_another_training(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(Interrupted):
+        train(SHORT, checkpoints=checkpoints, limit=timedelta(0))
+    with pytest.raises(ModelError, match=r"training\.learning_rate = 0\.02 instead of 0\.01: put them back"):
+        train(changed(SHORT, learning_rate=0.01), checkpoints=checkpoints)
+    with pytest.raises(ModelError, match="with chips = "):
+        train(SHORT, checkpoints=checkpoints, chips=toy(0.4))
+
+
+# --- signals, clocks ------------------------------------------------------------------------------
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(one) for one in Stop.SIGNALS]
+
+
+def test_signals_are_heard_only_while_a_training_runs() -> None:
+    before = handlers()
+    with Stop() as stop:
+        assert handlers() != before
+        assert not stop.reason
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
+    assert handlers() == before
+
+
+def test_a_second_signal_acts_at_once() -> None:
+    before = handlers()
+    with pytest.raises(KeyboardInterrupt), Stop():  # noqa: PT012 - the second one is the point
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert handlers() == before
+
+
+def test_outside_the_main_thread_no_signal_is_touched() -> None:
+    before, seen = handlers(), []
+
+    def look() -> None:
+        with Stop(timedelta(0)) as stop:
+            seen.append((handlers(), stop.reason))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(before, "its time limit")]
+
+
+def test_clocks_count_earlier_calls() -> None:
+    clock = Clock(100, 50)
+    assert 100 <= clock.wall < 110
+    assert 50 <= clock.cpu < 60
+    assert clock.over(changed(budget=timedelta(seconds=99)))
+    assert clock.over(changed(cpu_budget=timedelta(seconds=49)))
+    assert not clock.over(changed(cpu_budget=timedelta(seconds=90)))
+
+
+def test_the_step_that_compiles_is_no_part_of_the_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 60.0, 60.5, 61.0, 70.0, 71.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    pace = Pace()
+    pace.start()
+    rates = []
+    for _ in range(3):
+        pace.step(4)
+        rates.append(pace.rate)
+    assert rates == [0, 8, 8]
+    assert pace.mean == 8
+    pace.start()
+    pace.step(4)
+    assert pace.mean == 4
+    assert 4 < pace.rate < 8
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -165,5 +372,5 @@ def test_saying_nothing_is_no_way_to_make_no_error() -> None:
 
 
 def test_skill_is_the_part_of_the_reference_that_is_gone() -> None:
-    assert (_skill(0, 2), _skill(1, 2), _skill(2, 2)) == (1, 0.5, 0)
-    assert np.isnan(_skill(0, 0))
+    assert (skill(0, 2), skill(1, 2), skill(2, 2)) == (1, 0.5, 0)
+    assert np.isnan(skill(0, 0))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -12,16 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.chips import PARTS, AlignedFrames, ChipReader, Chips, Recipe, chip_size
+from pipeline.chips import COVARIATES, PARTS, AlignedFrames, ChipReader, Chips, Recipe, chip_size
+from pipeline.config import Settings
+from pipeline.covariates import Covariates, covariates_of
 from pipeline.errors import ConfigError
 from pipeline.grid import Window
+from pipeline.interest import Interest, measure_interest
 from pipeline.normalise import measure
 from pipeline.samples import Sample, sample
 from pipeline.specs import MotionSpec, SampleSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.pipeline.conftest import Product
 
 SPEC = SampleSpec(context_frames=2, max_age=4, horizon=2)
@@ -42,11 +46,23 @@ def drifting(make_product: Any) -> Product:
     return product
 
 
-def aligned(product: Product, folder: Path, **changed: Any) -> AlignedFrames:
+def aligned(
+    product: Product,
+    folder: Path,
+    *,
+    covariates: Covariates | None = None,
+    area: Window | None = None,
+    **changed: Any,
+) -> AlignedFrames:
     cube = product.cube()
     statistics = measure(cube, range(3), [Window(0, 80, 0, 96)])
     recipe = Recipe(SPEC, MotionSpec.model_validate({}), statistics, (0,))
-    return AlignedFrames(cube, replace(recipe, **changed), folder)
+    return AlignedFrames(cube, replace(recipe, **changed), folder, covariates, area)
+
+
+def told(product: Product, **spec: bool) -> Covariates:
+    document: dict[str, Any] = product.settings.model_dump() | {"covariates": spec}
+    return covariates_of(Settings(**document))
 
 
 def wanted(product: Product, *inits: int) -> list[Sample]:
@@ -55,7 +71,7 @@ def wanted(product: Product, *inits: int) -> list[Sample]:
 
 def files(folder: Path) -> dict[str, int]:
     """When each file was written; hidden ones are not part of a cache."""
-    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.glob("*/[!.]*"))}
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.glob("*/*/[!.]*"))}
 
 
 def test_what_moves_stands_still_at_its_place_at_the_init_time(drifting: Product, tmp_path: Path) -> None:
@@ -96,7 +112,7 @@ def test_a_cache_is_found_again_and_gives_the_same_samples(drifting: Product, tm
 def test_a_half_written_cache_file_is_not_used(drifting: Product, tmp_path: Path, part: str, left: float) -> None:
     (whole,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
     expected = np.array(getattr(whole, part))
-    (path,) = tmp_path.glob(f"*/*-{part}.npy")
+    (path,) = tmp_path.glob(f"*/*/*-{part}.npy")
     size = path.stat().st_size
     path.unlink()
     path.write_bytes(b"\x93NUMPY" * (size // 6))
@@ -107,7 +123,7 @@ def test_a_half_written_cache_file_is_not_used(drifting: Product, tmp_path: Path
 
 def test_a_cache_that_was_being_written_when_the_training_died_is_made_again(drifting: Product, tmp_path: Path) -> None:
     (whole,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
-    (path,) = tmp_path.glob("*/*-targets.npy")
+    (path,) = tmp_path.glob("*/*/*-targets.npy")
     path.rename(path.with_name(f".{path.name}"))
     (again,) = aligned(drifting, tmp_path).prepare(wanted(drifting, 2))
     np.testing.assert_array_equal(again.targets, whole.targets)
@@ -121,21 +137,117 @@ def test_another_recipe_removes_the_old_cache_but_not_from_under_whoever_reads_i
     (tmp_path / "notes").mkdir()
     other = aligned(drifting, tmp_path, motion=MotionSpec.model_validate({"method": "none"}))
     other.prepare(wanted(drifting, 2))
-    assert {path.name for path in tmp_path.iterdir()} == {other.recipe.key, "notes", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {other.key, "notes", ".lock"}
     np.testing.assert_array_equal(old.frames, copy)
 
 
 def test_whatever_decides_the_bytes_decides_the_key(drifting: Product, tmp_path: Path) -> None:
-    recipe = aligned(drifting, tmp_path).recipe
+    source = aligned(drifting, tmp_path)
+    recipe = source.recipe
     others = [
-        replace(recipe, samples=SPEC.model_copy(update={"horizon": 3})),
-        replace(recipe, samples=SPEC.model_copy(update={"max_age": 5})),
-        replace(recipe, motion=MotionSpec.model_validate({"smoothing": 0.1})),
-        replace(recipe, statistics=replace(recipe.statistics, snapshot="another")),
-        replace(recipe, forecast_bands=(0, 1)),
+        replace(source, recipe=replace(recipe, samples=SPEC.model_copy(update={"horizon": 3}))),
+        replace(source, recipe=replace(recipe, samples=SPEC.model_copy(update={"max_age": 5}))),
+        replace(source, recipe=replace(recipe, motion=MotionSpec.model_validate({"smoothing": 0.1}))),
+        replace(source, recipe=replace(recipe, statistics=replace(recipe.statistics, snapshot="another"))),
+        replace(source, recipe=replace(recipe, forecast_bands=(0, 1))),
+        replace(source, covariates=told(drifting, time_of_day=True)),
+        replace(source, covariates=told(drifting, time_of_year=True)),
     ]
-    assert len({one.key for one in [recipe, *others]}) == 6
-    assert replace(recipe, samples=SPEC.model_copy(update={"max_inits": 7})).key == recipe.key
+    assert len({one.key for one in [source, *others]}) == 8
+    thinned = replace(recipe, samples=SPEC.model_copy(update={"max_inits": 7}))
+    assert replace(source, recipe=thinned).key == source.key
+    assert replace(source, covariates=told(drifting)).key == source.key
+
+
+AREAS = (Window(0, 80, 0, 60), Window(0, 80, 70, 96))
+
+
+def test_areas_lie_side_by_side_and_are_found_again(drifting: Product, tmp_path: Path) -> None:
+    parts = [aligned(drifting, tmp_path, area=area).prepare(wanted(drifting, 2)) for area in AREAS]
+    assert [one.frames.shape[2:4] for (one,) in parts] == [(80, 60), (80, 26)]
+    found = files(tmp_path)
+    assert len(found) == 2 * len(PARTS)
+    for area in AREAS:
+        aligned(drifting, tmp_path, area=area).prepare(wanted(drifting, 2))
+    assert files(tmp_path) == found
+
+
+def test_nothing_beside_an_area_decides_what_is_in_it(make_product: Any, tmp_path: Path) -> None:
+    """Not even through the motion: two skies that are alike on the left only give the same samples there."""
+    frames: list[tuple[NDArray, NDArray]] = []
+    for seed in (1, 2):
+        product = make_product(grid={"width": 96, "height": 80})
+        left, right = (cv2.GaussianBlur(np.random.default_rng(s).normal(size=(80, 80)), (0, 0), 3) for s in (0, seed))
+        for slot in range(5):
+            sky = np.hstack([left[:, 10 + slot :][:, :60], right[:, slot * seed :][:, :36]])
+            product.scene(slot, np.rint(1000 + 5000 * sky).clip(0, 2000).astype(np.uint16))
+        product.ingest()
+        source = aligned(product, tmp_path / str(seed), area=AREAS[0])
+        statistics = replace(source.recipe.statistics, mean=(100.0,), deviation=(30.0,))
+        (one,) = replace(source, recipe=replace(source.recipe, statistics=statistics)).prepare(wanted(product, 2))
+        frames.append((one.frames, one.targets))
+    for one, other in zip(*frames, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.isfinite(frames[0][0]).mean() > 0.8
+
+
+def test_covariates_are_kept_beside_the_frames(drifting: Product, tmp_path: Path) -> None:
+    sun = told(drifting, time_of_day=True, solar_zenith=True)
+    source = aligned(drifting, tmp_path, covariates=sun)
+    (made,), (found,) = source.prepare(wanted(drifting, 2)), source.prepare(wanted(drifting, 2))
+    assert made.covariates is not None
+    assert made.covariates.shape == (1, 2 + 2, 80, 96, 3)
+    assert made.covariates.dtype == np.float16
+    assert np.isfinite(made.covariates).all()
+    np.testing.assert_array_equal(found.covariates, made.covariates)
+    (path,) = tmp_path.glob(f"*/*/*-{COVARIATES}.npy")
+    path.unlink()
+    (again,) = source.prepare(wanted(drifting, 2))
+    np.testing.assert_array_equal(again.covariates, made.covariates)
+
+
+def test_what_is_the_same_all_over_the_grid_is_kept_once(drifting: Product, tmp_path: Path) -> None:
+    (one,) = aligned(drifting, tmp_path, covariates=told(drifting, time_of_day=True)).prepare(wanted(drifting, 2))
+    assert one.covariates is not None
+    assert one.covariates.shape == (1, 4, 80, 96, 2)
+    (path,) = tmp_path.glob(f"*/*/*-{COVARIATES}.npy")
+    assert path.stat().st_size < 200
+
+
+def test_an_area_has_the_covariates_of_its_place(drifting: Product, tmp_path: Path) -> None:
+    still, area = MotionSpec.model_validate({"method": "none"}), AREAS[1]
+    sun = told(drifting, solar_zenith=True)
+    (whole,) = aligned(drifting, tmp_path / "a", covariates=sun, motion=still).prepare(wanted(drifting, 2))
+    (part,) = aligned(drifting, tmp_path / "b", covariates=sun, motion=still, area=area).prepare(wanted(drifting, 2))
+    assert whole.covariates is not None
+    np.testing.assert_array_equal(part.covariates, whole.covariates[:, :, :, 70:96])
+
+
+OPEN = Path("/proc/self/fd")
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """A process that may open 64 files beside those that it has, for now."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(OPEN.iterdir())) + 64, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(not OPEN.is_dir(), reason="open files are counted in /proc")
+@pytest.mark.usefixtures("few_files")
+def test_more_samples_than_files_are_usually_open_can_be_prepared(drifting: Product, tmp_path: Path) -> None:
+    assert len(aligned(drifting, tmp_path).prepare(wanted(drifting, 2) * 30)) == 30
+
+
+def test_more_samples_than_may_ever_be_open_are_refused_before_the_work(drifting: Product, tmp_path: Path) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        pytest.skip("this machine opens any number of files")
+    with pytest.raises(ConfigError, match=rf"allows a process {most}: lower samples\.max_inits"):
+        aligned(drifting, tmp_path).prepare(wanted(drifting, 2) * most)
+    assert not list(tmp_path.iterdir())
 
 
 # --- chips ----------------------------------------------------------------------------------------
@@ -156,7 +268,7 @@ def reader(area: Window, size: tuple[int, int], **changed: Any) -> ChipReader:
 
 
 def same(one: Chips, other: Chips) -> bool:
-    return all(np.array_equal(getattr(one, part), getattr(other, part)) for part in PARTS)
+    return all(np.array_equal(getattr(one, part), getattr(other, part), equal_nan=True) for part in PARTS)
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
@@ -167,6 +279,14 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
         assert same(first.read(step), expected) == (step == 5)
     assert same(reader(area, (16, 16)).read(5), expected)
     assert not same(reader(area, (16, 16), seed=2).read(5), expected)
+
+
+def test_a_saved_step_restores_the_reader_in_the_middle_of_an_epoch() -> None:
+    whole = reader(Window(0, 60, 0, 70), (16, 16), drop_frames=0.3)
+    through = list(islice(whole.iterate(), 7))
+    again = islice(reader(Window(0, 60, 0, 70), (16, 16), drop_frames=0.3).iterate(4), 3)
+    assert [same(one, other) for one, other in zip(through[4:], again, strict=True)] == [True] * 3
+    assert not same(through[4], through[3])
 
 
 @st.composite
@@ -227,6 +347,105 @@ def test_a_chip_with_enough_to_see_is_preferred(part: str) -> None:
     seen = np.isfinite(getattr(chips, part)[:, -1]).mean(axis=(1, 2, 3)) >= 0.5
     assert seen.mean() > 0.8  # 43 % of the places, 4 tries: 1 - 0.57**4 = 0.89
     assert not seen.all()  # the tries end
+
+
+def test_covariates_turn_with_the_chips() -> None:
+    samples = tuple(replace(one, covariates=np.repeat(one.frames[:, :1], 5, axis=1)) for one in numbered(3, 60, 70))
+    chips = reader(Window(0, 60, 0, 70), (8, 8), samples=samples, batch=64).read(0)
+    assert chips.covariates is not None
+    assert (chips.covariates.shape, chips.covariates.dtype) == ((64, 5, 8, 8, 3), np.float32)
+    for time in range(5):
+        np.testing.assert_array_equal(chips.covariates[:, time], chips.frames[:, 0])
+
+
+# --- hidden frames --------------------------------------------------------------------------------
+
+
+def hidden(chips: Chips) -> NDArray[np.bool_]:
+    """Which frames of each chip show nothing."""
+    return np.asarray(np.isnan(chips.frames).all(axis=(2, 3, 4)))
+
+
+def long(frames: int) -> tuple[Chips, ...]:
+    (one,) = numbered(1, 60, 70)
+    ages = np.arange(frames, dtype=np.float32)[np.newaxis, ::-1]
+    return (replace(one, frames=np.repeat(one.frames[:, :1], frames, axis=1), ages=ages),)
+
+
+def test_hidden_frames_are_missing_whole_and_nothing_else_changes() -> None:
+    area = Window(0, 60, 0, 70)
+    seen, some = (reader(area, (8, 8), batch=64, drop_frames=share).read(3) for share in (0.0, 0.4))
+    gone = hidden(some)
+    assert not hidden(seen).any()
+    assert 0 < gone.mean() < 0.4
+    np.testing.assert_array_equal(np.isnan(some.frames).any(axis=(2, 3, 4)), gone)
+    np.testing.assert_array_equal(some.frames[~gone], seen.frames[~gone])
+    np.testing.assert_array_equal(some.targets, seen.targets)
+    np.testing.assert_array_equal(some.ages, seen.ages)
+
+
+def test_each_frame_is_hidden_as_often_as_asked_for_and_the_newest_too() -> None:
+    chips = reader(Window(0, 60, 0, 70), (4, 4), samples=long(8), batch=2000, drop_frames=0.1).read(0)
+    np.testing.assert_allclose(hidden(chips).mean(axis=0), 0.1, atol=0.03)
+
+
+@pytest.mark.parametrize(("frames", "left"), [(1, 1), (2, 2), (3, 2), (8, 2)])
+def test_two_frames_stay_where_there_were_as_many(frames: int, left: int) -> None:
+    chips = reader(Window(0, 60, 0, 70), (4, 4), samples=long(frames), batch=100, drop_frames=0.999).read(0)
+    np.testing.assert_array_equal((~hidden(chips)).sum(axis=1), left)
+
+
+def test_frames_that_were_missing_are_not_counted_among_those_that_stay() -> None:
+    (one,) = long(4)
+    holed = np.array(one.frames)
+    holed[:, :2] = np.nan
+    samples = (replace(one, frames=holed),)
+    chips = reader(Window(0, 60, 0, 70), (4, 4), samples=samples, batch=50, drop_frames=0.999).read(0)
+    np.testing.assert_array_equal(hidden(chips), np.tile([True, True, False, False], (50, 1)))
+
+
+# --- interest -------------------------------------------------------------------------------------
+
+
+def spotted() -> tuple[tuple[Chips, ...], Interest]:
+    """Something to see in one corner of one of three samples; rows and columns are told by the covariates."""
+    samples = list(numbered(3, 60, 70))
+    field = np.zeros((1, 1, 60, 70, 1), np.float32)
+    field[0, 0, :16, :16] = np.random.default_rng(0).normal(size=(16, 16, 1))
+    samples = [replace(one, frames=np.zeros_like(one.frames), covariates=one.frames) for one in samples]
+    samples[1] = replace(samples[1], frames=np.broadcast_to(field, samples[1].frames.shape))
+    area = Window(0, 60, 0, 70)
+    return tuple(samples), measure_interest(samples, area, (16, 16), "texture", bands=(0,))
+
+
+def test_interest_draws_more_chips_where_there_is_something_to_see() -> None:
+    samples, interest = spotted()
+    shares: list[float] = []
+    for wish in (None, interest):
+        chips = reader(Window(0, 60, 0, 70), (16, 16), samples=samples, batch=400, interest=wish).read(0)
+        shares.append(float((np.ptp(chips.frames, axis=(1, 2, 3, 4)) > 0).mean()))
+    assert shares[0] < 0.1
+    assert shares[1] > 0.45
+
+
+def test_what_a_training_varies_does_not_touch_the_chips_that_watch_it() -> None:
+    samples, interest = spotted()
+    area, size = Window(0, 60, 0, 70), (16, 16)
+    plain = reader(area, size, samples=samples)
+    varied = reader(area, size, samples=samples, seed=5, interest=interest, drop_frames=0.5)
+    for step in range(4):
+        watching = [one.watching(samples, area, size).read(step) for one in (plain, varied)]
+        assert same(*watching)
+        assert not hidden(watching[0]).any()
+    assert not same(plain.read(0), varied.read(0))
+
+
+def test_an_interest_of_other_places_is_refused() -> None:
+    samples, interest = spotted()
+    with pytest.raises(ValueError, match="on the reader's own samples and places"):
+        reader(Window(0, 60, 0, 70), (8, 8), samples=samples, interest=interest)
+    with pytest.raises(ValueError, match="on the reader's own samples and places"):
+        reader(Window(0, 60, 0, 70), (16, 16), samples=samples[:2], interest=interest)
 
 
 def test_a_chip_larger_than_its_area_is_refused() -> None:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from pipeline.baselines import Ladder, Persistence
+from pipeline.config import Settings
+from pipeline.covariates import covariates_of
 from pipeline.evaluation import errors, evaluate
 from pipeline.forecast import OfBands
 from pipeline.predictor import Context, Forecast
-from pipeline.samples import Sample, sample
+from pipeline.samples import Sample, read_context, sample
 from pipeline.specs import SampleSpec
 
 if TYPE_CHECKING:
@@ -117,6 +119,30 @@ def test_a_fallback_fills_in_like_a_ladder_but_is_asked_once(counting: Product) 
     for name in laddered:
         np.testing.assert_array_equal(filled.sums[name].count, expected.sums[name].count)
         np.testing.assert_array_equal(filled.sums[name].absolute, expected.sums[name].absolute)
+
+
+@dataclass
+class Listening:
+    """Says the first covariate of each lead; notes them."""
+
+    heard: list[np.ndarray]
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        assert context.covariates is not None
+        self.heard.append(context.covariates)
+        said = Persistence().predict(context, horizon)
+        return replace(said, values=np.array(context.covariates[:, -horizon:, np.newaxis, ..., :1]))
+
+
+def test_predictors_are_told_the_covariates_of_their_init_time(counting: Product) -> None:
+    document: dict[str, Any] = counting.settings.model_dump() | {"covariates": {"solar_zenith": True}}
+    told, listening = covariates_of(Settings(**document)), Listening([])
+    cube = counting.cube()
+    evaluate({"told": listening}, cube, samples(counting, 1, 2), SPEC, (0,), covariates=told)
+    for init, heard in zip((1, 2), listening.heard, strict=True):
+        (one,) = samples(counting, init)
+        seen = read_context(cube, one, SPEC)
+        np.testing.assert_array_equal(heard, told.attach(seen, init, 2).covariates)
 
 
 def test_a_gap_of_one_forecast_is_a_gap_of_all() -> None:

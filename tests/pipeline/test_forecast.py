@@ -23,6 +23,7 @@ from pipeline.forecast import (
     Normalised,
     OfBands,
     Tiled,
+    Untold,
     baselines,
     choose_init,
     crop,
@@ -95,6 +96,29 @@ def context(height: int, width: int, frames: int = 2, bands: int = 2, seed: int 
     return Context(values, np.ones(values.shape, bool), (-300 * ages).astype(np.int64), ages)
 
 
+def told(seen: Context, leads: int) -> Context:
+    """Each pixel's covariates: its row and its column, and the number of its time."""
+    y, x = np.indices(seen.grid_shape, np.float32)
+    times = seen.values.shape[1] + leads
+    channels = np.stack([np.dstack([y, x, np.full_like(y, time)]) for time in range(times)])
+    return replace(seen, covariates=channels[np.newaxis])
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Says the covariates of each lead, in as many bands as the context has."""
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        said = Persistence().predict(context, horizon)
+        leads = given_to(context)[:, -horizon:, np.newaxis, ..., : context.values.shape[-1]]
+        return replace(said, values=leads.copy())
+
+
+def given_to(context: Context) -> NDArray[np.float32]:
+    assert context.covariates is not None
+    return context.covariates
+
+
 # --- wrappers -------------------------------------------------------------------------------------
 
 
@@ -122,6 +146,34 @@ def test_a_crop_holds_what_lies_in_its_window() -> None:
     part = crop(seen, Window(3, 9, 5, 25))
     np.testing.assert_array_equal(part.values, seen.values[:, :, 3:9, 5:25])
     np.testing.assert_array_equal(part.ages, seen.ages)
+
+
+def test_covariates_go_with_their_pixels_through_the_wrappers() -> None:
+    seen = told(context(40, 50, bands=3), 2)
+    inner = Normalised(Listening(), Statistics((0, 0, 0), (1, 1, 1), ""), (0, 1, 2))
+    whole = inner.predict(seen, 2).values
+    np.testing.assert_array_equal(whole[:, :, 0], given_to(seen)[:, -2:])
+    np.testing.assert_array_equal(Tiled(inner, 16, 5, 4).predict(seen, 2).values, whole)
+    np.testing.assert_array_equal(crop(seen, Window(3, 9, 5, 25)).covariates, given_to(seen)[:, :, 3:9, 5:25])
+
+
+def test_standardising_leaves_the_covariates_alone() -> None:
+    seen = told(context(6, 7, bands=3), 1)
+    statistics = Statistics((5, 5, 5), (2, 2, 2), "")
+    said = Normalised(Listening(), statistics, (0, 1, 2)).predict(seen, 1).values
+    np.testing.assert_allclose(statistics.scale(said[:, :, 0]), given_to(seen)[:, -1:], atol=1e-5)
+
+
+def test_baselines_say_the_same_with_covariates_and_without(product: Product) -> None:
+    seen = context(40, 48, frames=3, bands=1)
+    for baseline in baselines(product.settings).values():
+        alone = baseline.predict(seen, 2)
+        np.testing.assert_array_equal(baseline.predict(told(seen, 2), 2).values, alone.values)
+
+
+def test_a_predictor_that_asks_for_nothing_is_told_nothing() -> None:
+    with pytest.raises(AssertionError):
+        Untold(Listening()).predict(told(context(6, 7), 1), 1)
 
 
 def test_a_predictor_of_standardised_values_sees_and_says_them() -> None:
@@ -210,6 +262,22 @@ def test_only_forecast_bands_come_out(make_product: Callable[..., Product]) -> N
     assert run.bands == ("told",)
     assert (run.read(5) == 9).all()
     assert baselines(asked, (0, 1))["persistence"].predict(context(4, 5), 1).values.shape[-1] == 2
+
+
+def test_a_champion_is_told_the_covariates_of_each_valid_time(landmark: Product) -> None:
+    asked = tuned(landmark, covariates={"time_of_day": True})
+    run = read_run(forecast(asked, Champion(Listening(), REF)))
+    longitude = 15 + 3 / 500_000  # near the central meridian of UTM 33, at 5e5 m
+    for lead in (5, 10):
+        hours = (run.init + timedelta(minutes=lead)).hour + (run.init + timedelta(minutes=lead)).minute / 60
+        expected = np.sin(2 * np.pi * (hours / 24 + longitude / 360))
+        np.testing.assert_allclose(run.read(lead), expected, atol=0.06)  # DN of 0.1
+
+
+def test_covariates_decide_the_folder_of_those_that_are_told_them(landmark: Product) -> None:
+    plain, asked = tuned(landmark), tuned(landmark, covariates={"time_of_day": True})
+    assert forecast(asked, None) == forecast(plain, None)
+    assert forecast(asked, Champion(Half(), REF)) != forecast(plain, Champion(Half(), REF))
 
 
 def test_the_same_run_again_is_the_same_folder_with_the_same_bytes(landmark: Product, tmp_path: Path) -> None:

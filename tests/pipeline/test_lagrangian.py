@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,37 @@ def test_aligning_does_not_change_what_it_was_given() -> None:
     np.testing.assert_array_equal(given.values, before)
 
 
+def covariates_of(given: Context, horizon: int) -> NDArray[np.float32]:
+    """Row, column, and the time's number, which is the same all over the grid."""
+    y, x = np.indices(SHAPE, np.float32)
+    times = given.values.shape[1] + horizon
+    return np.stack([np.dstack([y, x, np.full_like(y, time)]) for time in range(times)])[np.newaxis]
+
+
+def test_covariates_are_those_of_the_place_where_what_moves_is_at_their_time() -> None:
+    given = context((3, 1, 0))
+    y, x = np.indices(SHAPE, np.float32)
+    told = replace(given, covariates=covariates_of(given, 2))
+    found = align(told, [uniform(*SPEED)]).covariates
+    assert found is not None
+    for at, slots in enumerate((-3, -1, 0, 1, 2)):
+        np.testing.assert_allclose(found[0, at, ..., 0], np.clip(y + slots * SPEED[1], 0, SHAPE[0] - 1), atol=1e-3)
+        np.testing.assert_allclose(found[0, at, ..., 1], np.clip(x + slots * SPEED[0], 0, SHAPE[1] - 1), atol=1e-3)
+        np.testing.assert_array_equal(found[0, at, ..., 2], at)
+
+
+def test_covariates_that_are_the_same_all_over_the_grid_stay_a_view() -> None:
+    given = context()
+    told = np.broadcast_to(np.ones((1, 6, 1, 1, 2), np.float32), (1, 6, *SHAPE, 2))
+    assert align(replace(given, covariates=told), [uniform(*SPEED)]).covariates is told
+
+
+def test_covariates_do_not_change_where_the_frames_go() -> None:
+    given = context((2, 0, 1))
+    told = align(replace(given, covariates=covariates_of(given, 3)), [uniform(*SPEED)])
+    np.testing.assert_array_equal(told.values, align(given, [uniform(*SPEED)]).values)
+
+
 def test_the_order_of_the_frames_stays() -> None:
     given = context((0, 2, 1))
     aligned = align(given, [uniform(*SPEED)])
@@ -115,7 +146,7 @@ def test_extrapolation_beats_persistence_on_a_moving_pattern() -> None:
 
 def test_what_flows_in_has_no_value_no_source_and_no_age() -> None:
     forecast = extrapolation(SPEC).predict(context(), 4)
-    unknown = np.isnan(forecast.values).all(axis=(2, 5))
+    unknown = np.asarray(np.isnan(forecast.values).all(axis=(2, 5)))
     assert 4 <= unknown[0, 3, 40].sum() <= 12
     assert unknown[0, 3, 40, :4].all()
     np.testing.assert_array_equal(forecast.source == Source.NONE, unknown)

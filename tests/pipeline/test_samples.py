@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window
+from pipeline.lagrangian import estimate_motions
+from pipeline.leaks import audit
 from pipeline.samples import (
     MIN_TRAINING,
     MIN_VALIDATION,
@@ -26,7 +29,7 @@ from pipeline.samples import (
     split,
     thin,
 )
-from pipeline.specs import SampleSpec
+from pipeline.specs import MotionSpec, SampleSpec
 from pipeline.times import from_seconds, seconds
 
 if TYPE_CHECKING:
@@ -42,9 +45,11 @@ def spec(**changed: Any) -> SampleSpec:
 
 @st.composite
 def series(draw: st.DrawFn) -> NDArray[np.int64]:
-    """Observed slots of a series with gaps, now and then of a regular one."""
-    gaps = draw(st.lists(st.integers(1, draw(st.sampled_from([1, 3, 12]))), min_size=2, max_size=150))
-    return np.cumsum([draw(st.integers(0, 5)), *gaps])
+    """Observed slots of a regular series, or of one with gaps and now and then an outage."""
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    gaps = random.integers(1, draw(st.sampled_from([1, 3, 12])), draw(st.integers(2, 150)), endpoint=True)
+    gaps[random.integers(len(gaps))] += draw(st.sampled_from([0, 40]))
+    return draw(st.integers(0, 5)) + np.concatenate([[0], np.cumsum(gaps)])
 
 
 @st.composite
@@ -56,8 +61,14 @@ def specs(draw: st.DrawFn) -> SampleSpec:
         horizon=draw(st.integers(1, 12)),
         test_fraction=draw(st.floats(0.05, 0.85)),
         validation_fraction=draw(st.floats(0.05, 0.85)),
+        embargo=draw(st.integers(0, 5)),
+        max_missing=draw(st.none() | st.integers(0, frames - 1)),
         max_inits=draw(st.integers(1, 120)),
     )
+
+
+def needed(asked: SampleSpec) -> int:
+    return min(2, asked.context_frames) if asked.max_missing is None else asked.context_frames - asked.max_missing
 
 
 def split_or_assume(observed: NDArray[np.int64], asked: SampleSpec) -> Split:
@@ -87,7 +98,7 @@ def test_a_context_is_the_newest_observed_slots_neither_after_the_init_time_nor_
     for one in everything(split_or_assume(observed, asked)):
         usable = [slot for slot in observed.tolist() if one.init - asked.max_age <= slot <= one.init]
         assert list(one.context) == usable[-asked.context_frames :]
-        assert len(one.context) >= min(2, asked.context_frames)
+        assert len(one.context) >= needed(asked)
 
 
 @law
@@ -126,7 +137,78 @@ def test_the_test_part_starts_with_a_forecast_from_the_last_frame_before_it(
     meets = set(observed.tolist()).intersection(range(last + 1, last + asked.horizon + 1))
     inits = [one.init for one in parts.test]
     assert min(inits, default=last) >= last
-    assert (last in inits) == bool(len(usable) >= min(2, asked.context_frames) and meets)
+    assert (last in inits) == bool(len(usable) >= needed(asked) and meets)
+
+
+@law
+@given(series(), specs())
+@example(np.arange(100), spec(embargo=0))
+@example(np.arange(100), spec(embargo=3))
+@example(np.array([0, 1, 2, 3, 4, 5, 6, 7, 10, 11]), spec(horizon=3, embargo=0))  # both could meet 8 and 9
+def test_nothing_that_a_part_must_meet_is_visible_to_an_earlier_one(
+    observed: NDArray[np.int64], asked: SampleSpec
+) -> None:
+    parts = split_or_assume(observed, asked)
+    touched = {slot for one in parts.training for slot in one.slots}
+    report = audit(parts, sorted(touched.intersection(observed.tolist())))
+    assert report.sound, report.to_json()
+
+
+@law
+@given(series(), specs())
+@example(np.arange(100), spec(embargo=3))
+def test_the_embargo_lies_between_the_parts(observed: NDArray[np.int64], asked: SampleSpec) -> None:
+    parts = split_or_assume(observed, asked)
+
+    def apart(samples: tuple[Sample, ...], start: int) -> int:
+        last = max(slot for one in samples for slot in one.slots)
+        return int(((observed > last) & (observed < start)).sum())
+
+    assert min(apart(known, parts.test_start) for known in (parts.training, parts.validation)) >= asked.embargo
+    if parts.validation_start is not None:
+        assert apart(parts.training, parts.validation_start) >= asked.embargo
+
+
+@law
+@given(series(), specs())
+@example(np.arange(100), spec())
+def test_parts_follow_each_other_in_time(observed: NDArray[np.int64], asked: SampleSpec) -> None:
+    parts = split_or_assume(observed, asked)
+    in_time = [parts.training, parts.test]
+    if parts.mode is SplitMode.TEMPORAL:
+        in_time.insert(1, parts.validation)
+    inits = [one.init for part in in_time for one in part]
+    assert inits == sorted(set(inits))
+
+
+@law
+@given(series(), specs())
+def test_the_same_series_is_split_in_the_same_way(observed: NDArray[np.int64], asked: SampleSpec) -> None:
+    assert split_or_assume(observed, asked) == split(observed.copy(), asked, SHAPE, 48)
+
+
+def test_an_embargo_costs_training_and_not_the_parts_that_judge_it() -> None:
+    without, embargoed = (split(np.arange(100), spec(embargo=slots), SHAPE, 48) for slots in (0, 5))
+    assert without.mode is embargoed.mode is SplitMode.TEMPORAL
+    assert embargoed.test == without.test
+    assert len(embargoed.training) < len(without.training)
+    assert embargoed.validation_start is not None
+    assert max(one.targets[-1] for one in embargoed.training) == embargoed.validation_start - 6
+    assert max(one.targets[-1] for one in embargoed.validation) == embargoed.test_start - 6
+
+
+def test_an_embargo_that_leaves_nothing_is_an_error_that_names_it() -> None:
+    with pytest.raises(NotEnoughFramesError, match=r"embargo of 9; .* only 1 observed slots.*samples\.embargo"):
+        split(np.arange(12), spec(horizon=1, embargo=9), SHAPE, 48)
+    with pytest.raises(NotEnoughFramesError, match=r"embargo of 50; .* only 0 observed slots"):
+        split(np.arange(12), spec(horizon=1, embargo=50), SHAPE, 48)
+
+
+@pytest.mark.parametrize(("missing", "fewest"), [(None, 2), (0, 4), (1, 3), (3, 1)])
+def test_a_context_misses_no_more_frames_than_allowed(missing: int | None, fewest: int) -> None:
+    observed = np.flatnonzero(np.arange(200) % 7 < 4)
+    parts = split(observed, spec(max_missing=missing, max_age=6), SHAPE, 48)
+    assert min(len(one.context) for one in everything(parts)) == fewest
 
 
 @law
@@ -183,7 +265,7 @@ def test_too_few_frames_are_an_error_that_says_what_to_do(count: int) -> None:
 
 
 def test_a_horizon_that_reaches_into_the_test_part_from_everywhere_is_an_error() -> None:
-    with pytest.raises(NotEnoughFramesError, match=r"8 observed slots\. Ingest more scenes, or lower samples\.horizon"):
+    with pytest.raises(NotEnoughFramesError, match=r"7 observed slots\. Ingest more scenes, or lower samples\.horizon"):
         split(np.arange(10), spec(horizon=9), SHAPE, 48)
 
 
@@ -254,6 +336,30 @@ def test_targets_without_a_scene_and_beyond_the_cube_are_missing(product: Produc
     found = read_targets(product.cube(), sample(np.array([0, 2]), 0, spec(horizon=4)))
     assert found.validity.any(axis=(1, 2, 3)).tolist() == [False, True, False, False]
     np.testing.assert_allclose(found.values[1, ..., 0], product.dn(2000)[0] * 0.1 - 3, atol=1e-5)
+
+
+def test_what_lies_outside_the_area_that_a_part_reads_does_not_reach_it_not_even_through_the_motion(
+    make_product: Callable[..., Product],
+) -> None:
+    area = Window(0, 40, 0, 30)
+    whole, spoiled = make_product(), make_product()
+    for slot in range(5):
+        moving = np.roll(whole.dn(0), 2 * slot, axis=2)
+        whole.scene(slot, moving)
+        moving[..., area.x1 :] = whole.dn(slot + 1)[..., area.x1 :]
+        spoiled.scene(slot, moving)
+    situation = sample(np.arange(5), 3, spec(context_frames=3, max_age=4, horizon=1))
+    seen, met = [], []
+    for product in (whole, spoiled):
+        product.ingest()
+        context = read_context(product.cube(), situation, spec(context_frames=3, max_age=4), area=area)
+        (motion,) = estimate_motions(context, MotionSpec())
+        seen.append((context.values, motion.flow))
+        met.append(read_targets(product.cube(), situation, area).values)
+    np.testing.assert_array_equal(seen[0][0], whole.cube().read([1, 2, 3]).values[np.newaxis, :, :, :30])
+    for one, other in zip((*seen[0], met[0]), (*seen[1], met[1]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.abs(seen[0][1]).max() > 0.5
 
 
 def test_the_record_names_boundaries_and_counts() -> None:

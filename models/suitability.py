@@ -1,0 +1,72 @@
+"""Whether a trained network serves a product as it is configured now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import Settings
+from pipeline.errors import ModelError
+from pipeline.forecast import forecast_bands
+from pipeline.specs import CovariateSpec
+
+if TYPE_CHECKING:
+    from models.prediction import Card
+
+
+def check_fit(card: Card, settings: Settings, what: str) -> None:
+    """Compares what a network was trained for with what is asked of it.
+
+    Args:
+        card: what its weights mean.
+        settings: of the product.
+        what: name of the network, for the error.
+
+    Raises:
+        ModelError: they differ.
+    """
+    _check_bands(card, settings, what)
+    _check_frames(card, settings, what)
+    _check_covariates(card, settings, what)
+
+
+def _check_bands(card: Card, settings: Settings, what: str) -> None:
+    bands = tuple(band.name for band in settings.bands)
+    if card.bands != bands:
+        msg = f"a model serves the bands it was trained on: {what} knows {card.bands}, configured {bands}. Train again."
+        raise ModelError(msg)
+    known, asked = card.network.bands_out, forecast_bands(settings)
+    if known != asked:
+        said, wanted = ([bands[index] for index in which] for which in (known, asked))
+        raise ModelError(f"{what} forecasts the bands {said}, configured are {wanted}: train again")
+
+
+def _check_frames(card: Card, settings: Settings, what: str) -> None:
+    known, asked = card.network, settings.samples
+    if known.horizon < asked.horizon or known.context_frames != asked.context_frames:
+        msg = (
+            f"{what} sees {known.context_frames} frames and forecasts {known.horizon} slots ahead; "
+            f"samples.context_frames is {asked.context_frames}, samples.horizon {asked.horizon}. Train again."
+        )
+        raise ModelError(msg)
+
+
+def _check_covariates(card: Card, settings: Settings, what: str) -> None:
+    known, asked = _named(card.covariates), _named(settings.covariates)
+    if known != asked:
+        msg = (
+            f"a model is told what it was trained with: {what} knows the covariates ({known}), configured are "
+            f"({asked}). Train again, or put [covariates] back"
+        )
+        raise ModelError(msg)
+    if card.network.covariates and card.network.horizon != settings.samples.horizon:
+        msg = (
+            f"a model with covariates is told them for each of its leads: {what} has {card.network.horizon}, "
+            f"samples.horizon is {settings.samples.horizon}. Train again."
+        )
+        raise ModelError(msg)
+
+
+def _named(spec: CovariateSpec) -> CovariateSpec:
+    """With the bare names of its files: a product that moves to another folder stays what it is."""
+    return spec.model_copy(update={"static": tuple(Path(path.name) for path in spec.static)})
