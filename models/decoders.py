@@ -62,10 +62,10 @@ class _LeadDecoder(keras.layers.Layer):
 
     def _beforehand(self, told: Tensor | None) -> list[Tensor]:
         """What is known of each lead beforehand, as it adds to the gates: ``(batch or 1, y or 1, x or 1, gates)``."""
-        rows = self.cell.project(self.leads)[:, None, None, None, :]
-        if told is None:
-            return ops.unstack(rows, self.horizon)
-        return [row + image for row, image in zip(rows, ops.unstack(self.of_covariates(told), axis=1), strict=True)]
+        known = self.cell.project(self.leads)[None, :, None, None, :]
+        if told is not None:
+            known = known + self.of_covariates(told)
+        return ops.unstack(known, self.horizon, axis=1)
 
 
 @keras.saving.register_keras_serializable(package="cubecast")

@@ -48,7 +48,7 @@ def toy() -> Chips:
     """Two leads, each half of what was before, with holes."""
     random = np.random.default_rng(0)
     frames = random.normal(size=(1, 2, 32, 32, 1)).astype(np.float32)
-    targets = np.concatenate([frames[:, -1:] / 2, frames[:, -1:] / 4], axis=1)
+    targets = np.concatenate([frames[:, -1:] / 2, frames[:, -1:] / 4], axis=1).astype(np.float32)
     targets[random.random(targets.shape) < 0.2] = np.nan
     return Chips(frames, np.array([[1, 0]], np.float32), targets)
 

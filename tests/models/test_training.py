@@ -27,7 +27,7 @@ from pipeline.grid import Window
 NETWORK = NetworkSpec(2, 1, 1, (0,), patch=4, filters=4, attention_units=2)
 SPEC = TrainingSpec(chip=16, batch=2, steps_per_epoch=1, epochs=12, learning_rate=0.02)
 SHORT = SPEC.model_copy(update={"steps_per_epoch": 3, "epochs": 2, "checkpoint": timedelta(0)})
-EVERYTHING = {"accumulate": 2, "average": 0.9}  # epochs of three steps end between two updates
+EVERYTHING: dict[str, Any] = {"accumulate": 2, "average": 0.9}  # epochs of three steps end between two updates
 
 
 @dataclass
@@ -117,7 +117,8 @@ def test_each_epoch_is_told_with_what_it_cost_which_is_no_part_of_the_history() 
 @pytest.mark.parametrize("budget", ["budget", "cpu_budget"])
 def test_a_training_without_time_left_stops_at_once_with_a_result(budget: str) -> None:
     told: list[Progress] = []
-    fitted = train(changed(steps_per_epoch=50, **{budget: timedelta(microseconds=1)}), progress=told.append)
+    spent: dict[str, Any] = {budget: timedelta(microseconds=1)}
+    fitted = train(changed(steps_per_epoch=50, **spent), progress=told.append)
     assert [(one.epoch, one.epochs, one.step, one.steps) for one in told] == [(1, 12, 1, 50)]
     assert len(fitted.history) == 1
     assert told[0].loss == pytest.approx(fitted.history[0]["loss"])
@@ -187,7 +188,7 @@ def until_finished(step: Callable[[], Fitted]) -> tuple[Fitted, int]:
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("options", "kind"), [({}, signal.SIGINT), (EVERYTHING, signal.SIGTERM)])
 def test_a_training_that_is_stopped_at_every_step_ends_with_the_same_bytes(
-    tmp_path: Path, options: dict[str, float], kind: signal.Signals
+    tmp_path: Path, options: dict[str, Any], kind: signal.Signals
 ) -> None:
     spec, notes, stopper = changed(SHORT, **options), Notes(), Interruption((kind,))
     whole = untouched(everything=bool(options))
