@@ -7,7 +7,7 @@ BIN := $(ENV)/bin
 READY := $(ENV)/.ready-$(EXTRA)
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check faults bench up lock clean help
+.PHONY: demo test check faults bench study up lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo "make test    every test"
 	@echo "make check   lint, types, layers, quick tests"
 	@echo "make faults  kills, full disks, power cuts, hostile files, flipped bits; an hour; table in build/faults.json"
-	@echo "make bench   ingest, appends and reads against their peers; an hour; figures in build/bench"
+	@echo "make bench   ingest, appends, reads and layers against their peers; 80 minutes; figures in build/bench"
+	@echo "make study   each network on the same data and budget, 3 seeds; 40 minutes (CONFIG=product.toml: on its cube)"
 	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"
 	@echo "make lock    resolve the requirements again"
 
@@ -49,6 +50,9 @@ faults: $(READY)
 
 bench: $(READY)
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+study: $(READY)
+	@$(BIN)/python -m tests.benchmarks.study_networks --variants $(if $(CONFIG),--config $(CONFIG))
 
 up: $(READY)
 	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG))

@@ -51,11 +51,16 @@ class AttentionKeys(_Projection):
         units: channels of the projection.
         kernel_size: side of the convolution over a frame.
         reduction: side of the blocks whose means are projected.
+        bias: whether a constant is added. Dot products need none: it would change all frames' scores alike, so that no
+            weight, and no gradient, came of it.
     """
 
-    def __init__(self, units: int, kernel_size: int = 1, reduction: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self, units: int, kernel_size: int = 1, reduction: int = 1, *, bias: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(units, kernel_size, reduction, **kwargs)
-        self.of_values = self._convolution("of_values", bias=True)
+        self.bias = bias
+        self.of_values = self._convolution("of_values", bias=bias)
         self.of_ages = keras.layers.Dense(units, use_bias=False, name="of_ages", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
@@ -72,6 +77,10 @@ class AttentionKeys(_Projection):
         """``(batch, frame, ceil(y / reduction), ceil(x / reduction), units)``."""
         batch, frames, y, x, _ = values_shape
         return (batch, frames, *(side and -(-side // self.reduction) for side in (y, x)), self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs."""
+        return {**super().get_config(), "bias": self.bias}
 
 
 class _TemporalAttention(_Projection):

@@ -193,7 +193,9 @@ class ConvLSTM(keras.layers.Layer):
 
     The input convolution of all frames and gates is one call, the recurrent one a call a step but the first; the loop
     is unrolled. In training (``training=True``, as ``fit`` calls it) the gradient through time is written out, so that
-    the gradient of the recurrent kernel is one call for all steps too.
+    the gradient of the recurrent kernel is one call for all steps too. Forward pass and gradients at 4 x 4 x 16 x 16 x
+    32 (batch, frames, height, width, channels) take 23 CPU-ms, those of Keras's layer 36; at 2 x 4 x 64 x 64 x 64 they
+    take 541 and 626 (tests/benchmarks/bench_convlstm.py).
 
     Call with ``(batch, frame, y, x, channel)``; returns the hidden states ``(batch, frame, y, x, filters)`` and the
     final cell state ``(batch, y, x, filters)``.
@@ -228,7 +230,8 @@ class ConvLSTM(keras.layers.Layer):
     def _unrolled(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         projected = unfold(self.cell.project(fold(inputs)), inputs.shape[1])
         first, *later = ops.unstack(projected, axis=1)
-        states = [self.cell.advance(first)]
+        zeros = ops.zeros_like(first[..., : self.cell.filters])
+        states = [self.cell.advance(first, None if later else (zeros, zeros))]  # Keras warns of unused weights
         for of_frame in later:
             states.append(self.cell.advance(of_frame, states[-1]))
         return ops.stack([hidden for hidden, _ in states], axis=1), states[-1][1]

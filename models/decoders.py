@@ -111,7 +111,8 @@ class AttentionDecoder(_LeadDecoder):
     Call with the encoder's hidden ``states`` ``(batch, frame, y, x, filters)`` and final cell state ``memory``,
     ``usable`` ``(batch, frame, y, x)``, 1 where a frame may be attended to, ``ages`` ``(batch, frame)`` and, where
     there are covariates, ``told`` ``(batch, lead, y, x, covariates)``. Returns the features of each lead, its state
-    joined with its context, ``(batch, lead, y, x, 2 * filters)``, and its weights ``(batch, lead, frame, y, x)``.
+    plus its context, which is a mean of states, ``(batch, lead, y, x, filters)``, and its weights ``(batch, lead,
+    frame, y, x)``.
 
     Args:
         horizon: number of leads.
@@ -131,7 +132,7 @@ class AttentionDecoder(_LeadDecoder):
         **kwargs: Any,
     ) -> None:
         super().__init__(horizon, filters, covariates, **kwargs)
-        self.keys = AttentionKeys(**attention, name="keys", dtype=self.dtype_policy)
+        self.keys = AttentionKeys(**attention, bias=True, name="keys", dtype=self.dtype_policy)
         self.attention = AdditiveTemporalAttention(**attention, name="attention", dtype=self.dtype_policy)
         self.of_context = self._gates("of_context")
 
@@ -152,7 +153,7 @@ class AttentionDecoder(_LeadDecoder):
         for known in self._beforehand(told):
             context, wanted = self.attention(hidden, keys, states, usable)
             hidden, memory = self.cell.advance(self.of_context(context) + known, (hidden, memory))
-            features.append(ops.concatenate([hidden, context], axis=-1))
+            features.append(hidden + context)  # concatenated they would make a training step 5 % dearer
             weights.append(wanted)
         return ops.stack(features, axis=1), ops.stack(weights, axis=1)
 
@@ -164,9 +165,9 @@ class AttentionDecoder(_LeadDecoder):
         ages_shape: Shape,
         told_shape: Shape | None = None,
     ) -> tuple[Shape, Shape]:
-        """``(batch, lead, y, x, 2 * filters)`` and ``(batch, lead, frame, y, x)``."""
+        """``(batch, lead, y, x, filters)`` and ``(batch, lead, frame, y, x)``."""
         batch, frames, y, x, _ = states_shape
-        return (batch, self.horizon, y, x, 2 * self.filters), (batch, self.horizon, frames, y, x)
+        return (batch, self.horizon, y, x, self.filters), (batch, self.horizon, frames, y, x)
 
     def get_config(self) -> dict[str, Any]:
         """What ``from_config`` needs."""
@@ -207,7 +208,7 @@ class DotProductDecoder(keras.layers.Layer):
         self.covariates = covariates
         own: Any = {"dtype": self.dtype_policy}
         self.attention = DotProductTemporalAttention(**attention, name="attention", **own)
-        self.keys = AttentionKeys(**self.attention.shape_of_keys, name="keys", **own)
+        self.keys = AttentionKeys(**self.attention.shape_of_keys, bias=False, name="keys", **own)
         self.of_values = keras.layers.Dense(self.keys.units, use_bias=False, name="of_values", **own)
         self.of_covariates = keras.layers.Dense(filters, use_bias=False, name="of_covariates", **own)
         self.of_state = keras.layers.Conv2D(filters, 3, padding="same", name="of_state", **own)

@@ -93,7 +93,6 @@ def _step_cost(settings: Settings, material: Any) -> float:
 
 def _scores(settings: Settings, material: Any, model: Any) -> dict[str, Any]:
     from models.appraisal import MODEL, score
-
     from models.prediction import Network
     from pipeline.record import ModelRef
 
@@ -128,12 +127,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", action="store_true", help="patches and precision of the default network, too")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="which networks")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time, a thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.task:
         answer(run_task(asked.task))
         return
-    os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    os.environ |= {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
+    }
     with tempfile.TemporaryDirectory() as folder:
         config = asked.config or _made_up(Path(folder))
         _study(config, asked)
@@ -163,7 +168,7 @@ def _study(config: Path, asked: argparse.Namespace) -> None:
     done = [run(first)]  # alone: it aligns the frames that all share
     with ThreadPoolExecutor(asked.jobs) as pool:
         done += pool.map(run, others)
-    path = RESULTS / f"networks-{load(config).product.name}.json"
+    path = asked.results / f"networks-{load(config).product.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write("\n".join(["", machine(), *_table(done, list(changes)), ""]))

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import bench_append, bench_chips, bench_ingest
+from tests.benchmarks import (
+    bench_append,
+    bench_attention,
+    bench_chips,
+    bench_convlstm,
+    bench_ingest,
+    bench_reader,
+    study_networks,
+)
 from tests.benchmarks.bench import Bar, Figure, cost
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
@@ -19,8 +27,13 @@ TINY = {
     "ingest": "--here --repeats 1 --sizes 64 96 --warm 64 --layouts cog",
     "append": "--few 1 --many 2 --appends 2 --side 64",
     "chips": "--here --repeats 1 --slots 2 --side 192 --chips 2",
+    "attention": "--here --repeats 1 --chip 32 --batch 1 --filters 4",
+    "convlstm": "--here --repeats 1 --tiny",
+    "reader": "--slots 40 --side 128 --chip 32 --repeats 1 --reads 3 --steps 2",
 }
+LEARNING = {"attention": bench_attention.main, "convlstm": bench_convlstm.main, "reader": bench_reader.main}
 MAINS = {"ingest": bench_ingest.main, "append": bench_append.main, "chips": bench_chips.main}
+CASES = [*MAINS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in LEARNING.items())]
 FIGURES = {
     "ingest": {
         "cog 64: ours / limit",
@@ -30,10 +43,13 @@ FIGURES = {
     },
     "append": {"an append after 2 / after 1, CPU"},
     "chips": {"random chips, Cube.read", "aligned chips, arrays"},
+    "attention": {"attention / convlstm", "attention / convlstm, peak"},
+    "convlstm": set(),
+    "reader": {"plain chips / training"},
 }
 
 
-@pytest.mark.parametrize(("name", "main"), MAINS.items())
+@pytest.mark.parametrize(("name", "main"), CASES)
 def test_a_benchmark_writes_its_figures(
     name: str, main: Callable[[Sequence[str]], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,3 +81,12 @@ def test_a_peak_forgets_what_was_before() -> None:
 def test_a_missed_bar_is_said() -> None:
     assert "missed" in str(Figure("speed", [9, 10, 11], "m/s", Bar(12, at_least=True)))
     assert "missed" not in str(Figure("cost", [9, 10, 11], "s", Bar(12)))
+
+
+@pytest.mark.slow
+def test_a_study_trains_each_network_and_keeps_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study_networks.main(["--budget", "0.1", "--seeds", "1", "--kinds", "convlstm", "--results", str(tmp_path)])
+    (run,) = json.loads((tmp_path / "networks-demo.json").read_text(encoding="utf-8"))
+    assert (run["name"], run["seed"]) == ("convlstm", 0)
+    assert run["rmse"] > run["mae"] > 0
+    assert "extrapolation" in capsys.readouterr().out

@@ -239,7 +239,7 @@ def test_pixels_without_a_usable_frame_leave_the_gradients_finite(
 @pytest.mark.parametrize(
     "layer",
     [
-        AttentionKeys(UNITS, 3, 2, name="a"),
+        AttentionKeys(UNITS, 3, 2, bias=False, name="a"),
         AdditiveTemporalAttention(UNITS, 3, 2, name="a"),
         DotProductTemporalAttention(UNITS, HEADS, 3, 2, name="a"),
     ],

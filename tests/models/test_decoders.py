@@ -32,16 +32,17 @@ def usable(states: Array) -> tuple[Array, Array]:
 def test_a_step_is_a_convlstm_step_over_context_and_lead_joined_to_the_state(rng: np.random.Generator) -> None:
     states, memory = encoded(rng)
     decoder = AttentionDecoder(1, FILTERS, attention=ADDITIVE)
-    features, _ = decoder(states, memory, *usable(states))
-    hidden, context = np.split(np.asarray(features)[:, 0], 2, axis=-1)
+    given, ages = usable(states)
+    features, _ = decoder(states, memory, given, ages)
+    context, _ = decoder.attention(states[:, -1], decoder.keys(states, ages), states, given)
     cell = ConvLSTMCell(FILTERS)
     cell.build((None, None, None, FILTERS))
     kernel = np.zeros((3, 3, FILTERS, 4 * FILTERS), "float32")
     kernel[1, 1] = np.asarray(decoder.of_context.kernel)
     bias = np.asarray(decoder.cell.bias) + np.asarray(decoder.leads)[0]
     cell.set_weights([kernel, np.asarray(decoder.cell.recurrent_kernel), bias])
-    expected, _ = cell(context, (states[:, -1], memory))
-    np.testing.assert_allclose(hidden, np.asarray(expected), atol=1e-5)
+    hidden, _ = cell(context, (states[:, -1], memory))
+    np.testing.assert_allclose(np.asarray(features)[:, 0], np.asarray(hidden + context), atol=1e-5)
 
 
 def test_without_attention_a_step_sees_state_and_lead_only(rng: np.random.Generator) -> None:
