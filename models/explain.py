@@ -123,7 +123,7 @@ def _weights(predictor: NetworkPredictor, scaled: Context, tile: int) -> NDArray
     patch, spec = predictor.spec.patch, predictor.spec
     rows, columns = (-(-side // patch) for side in scaled.grid_shape)
     whole = np.zeros((spec.horizon, spec.context_frames, rows, columns), np.float32)
-    for window in _tiles(scaled.grid_shape, tile, patch):
+    for window in _tiles(scaled.grid_shape, tile, spec.alignment):
         outer = window.grown(spec.receptive_radius(), scaled.grid_shape)
         part = predictor.attention(crop(scaled, outer))[0]
         y, x = _patches(window, patch).slices
@@ -132,9 +132,9 @@ def _weights(predictor: NetworkPredictor, scaled: Context, tile: int) -> NDArray
     return whole
 
 
-def _tiles(shape: tuple[int, int], tile: int, patch: int) -> Iterator[Window]:
-    """Windows that start on whole patches; a grid that fits into one tile is one."""
-    return tiles(shape, max(tile // patch, 1) * patch if max(shape) > tile else max(shape))
+def _tiles(shape: tuple[int, int], tile: int, step: int) -> Iterator[Window]:
+    """Windows that start on multiples of ``step``; a grid that fits into one tile is one."""
+    return tiles(shape, max(tile // step, 1) * step if max(shape) > tile else max(shape))
 
 
 def _patches(window: Window, patch: int) -> Window:

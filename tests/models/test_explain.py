@@ -100,6 +100,15 @@ def test_tiles_leave_no_trace(network: NetworkPredictor) -> None:
     np.testing.assert_allclose(attention_maps(network, card(), seen, tile=64).weights, whole, atol=1e-5)
 
 
+def test_tiles_leave_no_trace_where_scores_are_made_for_blocks() -> None:
+    keras.utils.set_random_seed(3)
+    spec = replace(NETWORK, attention_reduction=3)
+    coarse = NetworkPredictor(build(spec), spec)
+    seen = holed(context((130, 210)), 1, slice(30, 90), slice(50, 120))
+    whole, tiled = (attention_maps(coarse, replace(card(), network=spec), seen, tile).weights for tile in (1024, 40))
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
 def test_tiles_leave_no_trace_of_covariates_either() -> None:
     keras.utils.set_random_seed(3)
     spec = replace(NETWORK, covariates=2)
