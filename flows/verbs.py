@@ -112,7 +112,7 @@ def train(
     Args:
         config: TOML file of the product.
         watcher: told how it goes on.
-        start: ``auto``, ``resume`` or ``fresh``; see :class:`models.experiment.Start`.
+        start: ``auto``, ``resume`` or ``fresh``; see :class:`models.start.Start`.
         limit: wall time after which it stops, to be resumed.
 
     Raises:
@@ -122,9 +122,9 @@ def train(
 
     settings = load(config)
     with native_silence():
-        from models.experiment import Start
         from models.experiment import train as run
         from models.registry import open_registry
+        from models.start import Start
 
     registry = open_registry(settings, now=False)
     outcome = run(settings, registry, watcher=watcher, start=Start(start), limit=limit)

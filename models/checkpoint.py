@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.durable import make_folders, sync
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, room
 
 PATTERN = "checkpoint-*.npz"
 KEPT = 2
@@ -96,15 +96,16 @@ class Checkpoints:
         """Keeps a state beside the one before; from then on it survives a crash of the process and of the machine.
 
         Raises:
-            OSError: the disk does not take it; the ones before are still there.
+            CubecastError: the disk does not take it; the ones before are still there.
         """
-        make_folders(self.folder)
-        kept = self._paths()
-        number = _number(kept[-1]) + 1 if kept else 0
-        path = self.folder / PATTERN.replace("*", f"{number:08}")
-        _write(path, state.to_bytes())
-        for old in [*kept, path][:-KEPT]:
-            old.unlink()
+        with room(self.folder, "a training keeps checkpoints, from which it can go on"):
+            make_folders(self.folder)
+            kept = self._paths()
+            number = _number(kept[-1]) + 1 if kept else 0
+            path = self.folder / PATTERN.replace("*", f"{number:08}")
+            _write(path, state.to_bytes())
+            for old in [*kept, path][:-KEPT]:
+                old.unlink()
 
     def newest(self) -> State | None:
         """The newest whole state; None where there is none. A broken one is removed: it would push out a whole one."""
@@ -126,7 +127,7 @@ class Checkpoints:
         if found:
             msg = (
                 f"a training goes on with the settings and the data that it began with; in {self.folder} lies one with "
-                f"{'; '.join(found)}: put them back, or train afresh in another folder"
+                f"{'; '.join(found)}: put them back, or train anew with --fresh"
             )
             raise ModelError(msg)
         return state

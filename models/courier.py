@@ -70,8 +70,8 @@ class Courier:
     def _work(self) -> None:
         failures = 0
         while True:
-            last = self._closing.is_set()
             self._news.clear()
+            last = self._closing.is_set()  # in this order: news of a close between the two would be lost
             failures = 0 if self._succeeds() else failures + 1
             if last:
                 return
@@ -151,7 +151,7 @@ def recorded(
     if any(one.has_model_waiting for one in [training, *others]):
         recipient.expect_model()
     outage = _Outage(training, notice or logging.getLogger("cubecast.tracking").warning)
-    courier = Courier(_round(recipient, training, others), outage.tell)
+    courier = Courier(_round(recipient, training, others, outage), outage.tell)
     training.journal.status(Status.RUNNING, name=name)
     courier.start()
     try:
@@ -166,13 +166,17 @@ def recorded(
     courier.close(recipient.patience)
 
 
-def _round(recipient: Recipient, training: Training, others: Sequence[Training]) -> Callable[[], None]:
+def _round(recipient: Recipient, training: Training, others: Sequence[Training], outage: _Outage) -> Callable[[], None]:
     left = list(others)
 
     def deliver() -> None:
         recipient.deliver(training)
         while left:
-            recipient.deliver(left.pop())
+            other = left.pop()
+            try:
+                recipient.deliver(other)
+            except Exception as error:  # noqa: BLE001 - that of another training is no outage of this one's
+                outage.of(other).tell(error)
 
     return deliver
 
@@ -185,6 +189,10 @@ class _Outage:
         self._notice = notice
         self._said = False
 
+    def of(self, other: Training) -> _Outage:
+        """The same of another training, that has ended."""
+        return _Outage(other, self._notice)
+
     def tell(self, error: Exception) -> None:
         """Passes on the first failure."""
         if self._said:
@@ -192,12 +200,14 @@ class _Outage:
         self._said = True
         reason = _reason(error) if isinstance(error, RefusedError) else _reason(error).partition(": ")[0]
         where = f"its record waits in {self._training.folder}: cubecast tracking sync"
-        self._notice(f"{reason}; the training goes on, {where}")
+        what = "the training goes on, " if self._training.alive else ""
+        self._notice(f"{reason}; {what}{where}")
 
 
 def _status(error: BaseException) -> Status:
-    stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
-    return Status.KILLED if stopped else Status.FAILED
+    """What is no Exception is somebody's order to stop: Ctrl-C, an exit, Prefect's cancellation."""
+    failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
+    return Status.FAILED if failed else Status.KILLED
 
 
 def _reason(error: BaseException) -> str:

@@ -80,8 +80,8 @@ class Desk(Protocol):
         """A new version of the product's model; no champion."""
         ...
 
-    def champion_version(self) -> str | None:
-        """Version of the champion, or None."""
+    def champion_serves(self) -> bool:
+        """Whether there is a champion that fits the product as it is configured."""
         ...
 
     def registered(self, run: str, version: str, *, promote: bool) -> Registered:
@@ -167,12 +167,12 @@ class _Delivery:
         self._desk.set_status(run, status, entry.time)
 
     def _send_model(self, run: str, *, good: bool) -> None:
-        """The first good version becomes champion; one that was made but not noted counts."""
+        """A good version becomes champion where none serves; a version that was made but not noted counts."""
         desk, journal = self._desk, self._training.journal
         desk.log_artifact(run, journal.card_file, CARD_FOLDER)
         versions = desk.versions(run)
         version = versions[0] if versions else desk.make_version(run, desk.log_model(run, journal.model_file)).version
-        promote = good and desk.champion_version() is None
+        promote = good and not desk.champion_serves()
         self.note(registered=desk.registered(run, version, promote=promote))
 
     def _clear_doubles(self, run: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 
 from models.appraisal import beats_baselines, complete_tests, mean_skills, score
@@ -20,27 +18,20 @@ from models.exhibit import write_exhibits
 from models.material import Material, Plan, plan, prepare
 from models.prediction import Network
 from models.registry import Registered, Registry
+from models.start import Start, begun
 from models.training import Fitted, Progress, Tracker, fit
 from models.trainings import Training, Trainings
 from pipeline.config import Settings
 from pipeline.cube import open_cube, store_of
-from pipeline.errors import ModelError
+from pipeline.errors import StoreError
 from pipeline.evaluation import Scores
 from pipeline.forecast import outlet
 from pipeline.metrics import ErrorRow
 from pipeline.record import ModelRef
+from pipeline.store import CubeStore
 
 EXHIBITS = "attention"
 LEAKS = "leak-audit.json"
-FINGERPRINT_LENGTH = 16
-
-
-class Start(StrEnum):
-    """Where a training begins."""
-
-    AUTO = "auto"  # an interrupted one of the same settings and the same snapshot goes on; else a new one
-    RESUME = "resume"  # the newest interrupted one goes on, on its own snapshot
-    FRESH = "fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +106,11 @@ def train(
         NotEnoughFramesError: the cube is too short.
         StoreError: there is no cube.
     """
-    watcher = watcher or Watcher()
-    store = store_of(settings)
-    trainings = Trainings(settings.paths.trainings)
+    began, watcher = time.monotonic(), watcher or Watcher()
+    store, trainings = store_of(settings), Trainings(settings.paths.trainings)
     trainings.sweep()
-    with _begun(settings, trainings, open_cube(store).snapshot, start) as training:
-        store.tag(f"training-{training.id}", training.snapshot)  # expiry leaves alone what a model was made from
+    with begun(settings, trainings, store, start) as training:
+        store.tag(_tag(training.id), training.snapshot)  # expiry leaves alone what a model was made from
         cube = open_cube(store, snapshot=training.snapshot)
         others = [one for one in trainings.waiting() if one.id != training.id]
         with recorded(registry, training, f"train {cube.snapshot[:8]}", others=others, notice=watcher.notice) as record:
@@ -130,38 +120,29 @@ def train(
             material = prepare(settings, planned, progress=watcher.prepared)
             _log_setup(record, settings, material)
             watcher.enter("training")
-            fitted = _fit(settings, material, training, record, (watcher, limit))
+            fitted = _fit(settings, material, training, record, (watcher, _left(limit, began)))
             scores, good = _appraise(settings, material, fitted, record, watcher)
             watcher.enter("registering")
             record.register(fitted.model, material.card, good=good)
-    trainings.forget()
+    trainings.forget(fruitless=lambda name: _untag(store, name))
     return Outcome(training.id, record.registered, fitted.history, scores, cube.snapshot, good)
 
 
-def _begun(settings: Settings, trainings: Trainings, newest: str, start: Start) -> AbstractContextManager[Training]:
-    mine = fingerprint(settings)
-    left = next(iter(trainings.interrupted()), None)
-    if start is Start.RESUME:
-        if left is None:
-            msg = "only an interrupted training can go on, there is none: start one with cubecast train"
-            raise ModelError(msg)
-        if left.fingerprint != mine:
-            msg = (
-                f"a training goes on with the settings that it began with, but those of {left.id} were others: "
-                "put the configuration back, or begin anew with --fresh"
-            )
-            raise ModelError(msg)
-        return trainings.resume(left.id)
-    if start is Start.AUTO and left is not None and (left.fingerprint, left.snapshot) == (mine, newest):
-        return trainings.resume(left.id)
-    return trainings.begin(newest, mine)
+def _left(limit: timedelta | None, began: float) -> timedelta | None:
+    """What is left of the limit; never nothing, so that a step is made and the limit is what stops it."""
+    if limit is None:
+        return None
+    return max(limit - timedelta(seconds=time.monotonic() - began), timedelta(microseconds=1))
 
 
-def fingerprint(settings: Settings) -> str:
-    """A hash of all settings that decide what a training of a snapshot comes to, and of the code's version."""
-    parts = settings.model_dump(mode="json", include={"samples", "motion", "covariates", "training", "bands", "grid"})
-    text = json.dumps([version("cubecast"), parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
+def _tag(training: str) -> str:
+    return f"training-{training}"
+
+
+def _untag(store: CubeStore, training: str) -> None:
+    """No model was made from its snapshot, which may expire."""
+    with suppress(StoreError):
+        store.untag(_tag(training))
 
 
 def _fit(

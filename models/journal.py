@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ from threading import RLock
 from typing import Any
 
 from pipeline.durable import make_folders, replace_text, sync
-from pipeline.errors import CubecastError
+from pipeline.errors import room
 
 LINES = "journal.jsonl"
 ARTIFACTS = "artifacts"
@@ -233,16 +233,8 @@ class Journal:
         if new:
             sync(self.folder)
 
-    @contextmanager
-    def _room(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            msg = (
-                f"a training's record is on the disk before the training goes on, but {self.folder} cannot be written: "
-                f"{error.strerror or error}. Free some space or mend the rights; the same command then goes on"
-            )
-            raise CubecastError(msg) from error
+    def _room(self) -> AbstractContextManager[None]:
+        return room(self.folder, "a training's record is on the disk before the training goes on")
 
 
 def _place(content: Mapping[str, Any]) -> str:

@@ -101,7 +101,13 @@ def prepare(settings: Settings, planned: Plan, *, progress: Progress | None = No
     statistics = measure(planned.cube, planned.statistics, [parts.training_area])
     names = tuple(band.name for band in settings.bands)
     card = Card(
-        network_spec(settings), statistics, settings.samples, settings.motion, names, covariates=settings.covariates
+        network_spec(settings),
+        statistics,
+        settings.samples,
+        settings.motion,
+        names,
+        settings.covariates,
+        covariates_of(settings).digest,
     )
     training, validation = _readers(settings, planned.cube, parts, card, progress)
     return Material(planned, card, training, validation)

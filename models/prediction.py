@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.networks import NetworkSpec
+from models.suitability import LAYERS
 from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.forecast import Champion, Normalised, Tiled
 from pipeline.lagrangian import Advected
@@ -31,6 +32,8 @@ class Card:
         motion: how its context is aligned.
         bands: names of the bands in, in order.
         covariates: what it is told besides the frames.
+        digest: what decided the covariates' values, files included; empty where there are none.
+        version: of the layers that the weights belong to; see :data:`models.suitability.LAYERS`.
     """
 
     network: NetworkSpec
@@ -39,6 +42,8 @@ class Card:
     motion: MotionSpec
     bands: tuple[str, ...]
     covariates: CovariateSpec = field(default_factory=CovariateSpec)
+    digest: str = ""
+    version: int = LAYERS
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -49,6 +54,8 @@ class Card:
             "motion": self.motion.model_dump(mode="json"),
             "bands": list(self.bands),
             "covariates": self.covariates.model_dump(mode="json"),
+            "digest": self.digest,
+            "version": self.version,
         }
 
     @classmethod
@@ -61,6 +68,8 @@ class Card:
             MotionSpec.model_validate(document["motion"]),
             tuple(document["bands"]),
             CovariateSpec.model_validate(document.get("covariates", {})),
+            document.get("digest", ""),
+            document.get("version", 1),
         )
 
 

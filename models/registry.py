@@ -67,6 +67,7 @@ class Registry:
     """Runs and models of one product. MLflow is asked on first use, not before."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.uri = tracking_uri(settings)
         self.model_name = settings.product.name
         self._folder = settings.paths.mlflow
@@ -145,6 +146,25 @@ class Registry:
                 return None
             raise
 
+    def champion_serves(self) -> bool:
+        """Whether there is a champion that fits the product as it is configured; another one may take its place.
+
+        Raises:
+            MlflowException: MLflow does not answer.
+        """
+        version = self.champion_version()
+        if version is None:
+            return False
+        try:
+            check_fit(self._card(version), self._settings, f"version {version}")
+        except (ModelError, KeyError, TypeError, ValueError):
+            return False
+        except OSError as error:
+            if "No such artifact" in str(error):
+                return False
+            raise
+        return True
+
     def load_champion(self, settings: Settings) -> Network | None:
         """The champion; None where there is none.
 
@@ -184,6 +204,7 @@ class _Desk:
         self._experiment = registry.experiment
         self._model_name = registry.model_name
         self.champion_version = registry.champion_version
+        self.champion_serves = registry.champion_serves
 
     def stage(self, run: str) -> str:
         from mlflow.exceptions import MlflowException

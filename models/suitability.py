@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import Settings
+from pipeline.covariates import covariates_of
 from pipeline.errors import ModelError
 from pipeline.forecast import forecast_bands
-from pipeline.specs import CovariateSpec
 
 if TYPE_CHECKING:
     from models.prediction import Card
+
+LAYERS = 2  # raised when the networks' layers change so that older weights mean nothing any more
 
 
 def check_fit(card: Card, settings: Settings, what: str) -> None:
@@ -25,6 +26,8 @@ def check_fit(card: Card, settings: Settings, what: str) -> None:
     Raises:
         ModelError: they differ.
     """
+    if card.version != LAYERS:
+        raise ModelError(f"{what} was trained by an older cubecast, whose layers were others: train again")
     _check_bands(card, settings, what)
     _check_frames(card, settings, what)
     _check_covariates(card, settings, what)
@@ -52,11 +55,10 @@ def _check_frames(card: Card, settings: Settings, what: str) -> None:
 
 
 def _check_covariates(card: Card, settings: Settings, what: str) -> None:
-    known, asked = _named(card.covariates), _named(settings.covariates)
-    if known != asked:
+    if card.digest != covariates_of(settings).digest:
         msg = (
-            f"a model is told what it was trained with: {what} knows the covariates ({known}), configured are "
-            f"({asked}). Train again, or put [covariates] back"
+            f"a model is told what it was trained with: {what} knows the covariates ({card.covariates}), configured "
+            f"are ({settings.covariates}), or a static layer's file has changed. Train again, or put them back"
         )
         raise ModelError(msg)
     if card.network.covariates and card.network.horizon != settings.samples.horizon:
@@ -65,8 +67,3 @@ def _check_covariates(card: Card, settings: Settings, what: str) -> None:
             f"samples.horizon is {settings.samples.horizon}. Train again."
         )
         raise ModelError(msg)
-
-
-def _named(spec: CovariateSpec) -> CovariateSpec:
-    """With the bare names of its files: a product that moves to another folder stays what it is."""
-    return spec.model_copy(update={"static": tuple(Path(path.name) for path in spec.static)})

@@ -186,10 +186,7 @@ class _Course:
         while not self.finished:
             self._epoch(stop)
             self.finished = self._enough()
-            if self.finished:
-                self._save()
-            else:
-                self._heed(stop, due=True)
+            self._heed(stop, due=True)
         return self._state()
 
     def _enough(self) -> bool:
@@ -233,7 +230,7 @@ class _Course:
         reason = stop.reason
         if due or reason or time.monotonic() - self.saved >= self.spec.checkpoint.total_seconds():
             self._save()
-        if reason:
+        if reason and not (self.finished and self.checkpoints is None):  # what is finished is given back or kept
             at = f"step {self.optimisation.steps} of {self.spec.epochs * self.spec.steps_per_epoch}"
             rest = "nothing was kept" if self.checkpoints is None else "the same command goes on from there"
             msg = f"the training was stopped at {at} by {reason}: {rest}"

@@ -6,7 +6,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -95,15 +95,15 @@ class Training:
     @property
     def alive(self) -> bool:
         """Whether a process works on it."""
-        with _lock(self.folder) as free:
+        with _lock(self.folder, TRIES, share=True) as free:
             return not free
 
     @property
     def state(self) -> State:
         """How it is."""
-        last = self._last_status
         if self.alive:
             return State.RUNNING
+        last = self._last_status  # after that: one that ends in between has finished, and was not interrupted
         said = last.content["status"] if last else Status.KILLED
         return {Status.FINISHED: State.FINISHED, Status.FAILED: State.FAILED}.get(Status(said), State.INTERRUPTED)
 
@@ -211,12 +211,29 @@ class Trainings:
         """Gives those whose process died without a word their last one: KILLED, at their last sign of life."""
         return [one for one in self.all() if _bury(one)]
 
-    def forget(self, keep: int = KEPT) -> list[str]:
-        """Deletes finished trainings that MLflow knows wholly, but for the ``keep`` newest; returns their ids."""
+    def forget(self, keep: int = KEPT, *, fruitless: Callable[[str], None] | None = None) -> list[str]:
+        """Deletes trainings that MLflow knows wholly, but for the ``keep`` newest finished and ``keep`` newest others.
+
+        Args:
+            keep: how many.
+            fruitless: told the id of each one that came to no model.
+
+        Returns:
+            Their ids.
+        """
         for left in [*self.root.glob(f"{UNBORN}*"), *self.root.glob(f"{DYING}*")]:
             _delete(left)
-        done = [one for one in self.all() if one.state is State.FINISHED and not one.waiting]
-        return [one.id for one in done[keep:] if _delete(one.folder)]
+        known = [(one, one.state) for one in self.all() if not one.waiting]
+        finished = [one for one, state in known if state is State.FINISHED]
+        stopped = [one for one, state in known if state in {State.INTERRUPTED, State.FAILED}]
+        gone: list[str] = []
+        for one in [*finished[keep:], *stopped[keep:]]:
+            made = one.delivered.registered is not None
+            if _delete(one.folder):
+                gone.append(one.id)
+                if not made and fruitless is not None:
+                    fruitless(one.id)
+        return gone
 
     def _read(self, name: str) -> Training:
         folder = self.root / name
@@ -226,16 +243,19 @@ class Trainings:
 
 
 @contextmanager
-def _lock(folder: Path, tries: int = 1) -> Iterator[bool]:
-    """Takes the lock of whoever works on a training; False where another has it. The dead hold none."""
+def _lock(folder: Path, tries: int = 1, *, share: bool = False) -> Iterator[bool]:
+    """Takes the lock of whoever works on a training; False where another has it. The dead hold none.
+
+    Those that only ask share it, so that none of them takes another for a living training.
+    """
     with (folder / "alive.lock").open("a") as handle:
-        yield any(_locks(handle, number) for number in range(tries))
+        yield any(_locks(handle, number, fcntl.LOCK_SH if share else fcntl.LOCK_EX) for number in range(tries))
 
 
-def _locks(handle: IO[str], number: int) -> bool:
+def _locks(handle: IO[str], number: int, way: int) -> bool:
     time.sleep(0.1 * min(number, 1))  # who only asks whether it is free holds it for a moment
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, way | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -247,12 +267,18 @@ def _finished(training: Training) -> bool:
 
 
 def _bury(training: Training) -> bool:
+    if not _seems_to_run(training):
+        return False
     with _lock(training.folder) as free:
-        statuses = training.journal.statuses()
-        if not free or not statuses or statuses[-1].content["status"] != Status.RUNNING:
+        if not free or not _seems_to_run(training):
             return False
         training.journal.status(Status.KILLED, note="its process died", at=training.journal.path.stat().st_mtime)
         return True
+
+
+def _seems_to_run(training: Training) -> bool:
+    statuses = training.journal.statuses()
+    return bool(statuses) and statuses[-1].content["status"] == Status.RUNNING
 
 
 def _delete(folder: Path) -> bool:

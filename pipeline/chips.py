@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.covariates import Covariates
 from pipeline.cube import Cube
 from pipeline.durable import locked
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, room
 from pipeline.grid import Window
 from pipeline.interest import Interest
 from pipeline.lagrangian import align, align_targets, estimate_motions
@@ -187,10 +187,11 @@ class AlignedFrames:
 
     def _save(self, one: Sample, part: str, array: NDArray) -> None:
         path = self._path(one, part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        np.save(partial, array)
-        partial.replace(path)
+        with room(self.folder, "aligned samples are kept on disk, so that every step finds them"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}")
+            np.save(partial, array)
+            partial.replace(path)
 
 
 def _once(covariates: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,5 +1,9 @@
 """The few errors that a user can act on. Each text says the rule, what was found and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class CubecastError(Exception):
     """Something that the user can mend; shown without a traceback."""
@@ -52,3 +56,24 @@ class ServiceError(CubecastError):
 
 class Interrupted(CubecastError):  # noqa: N818 - nothing failed: the same command goes on from there
     """A training was stopped by a signal or its time limit, and can be resumed."""
+
+
+@contextmanager
+def room(folder: Path, rule: str) -> Iterator[None]:
+    """A disk that does not take what is written, as a sentence.
+
+    Args:
+        folder: where it is written.
+        rule: what has to be on the disk, and when.
+
+    Raises:
+        CubecastError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"{rule}, but {folder} cannot be written: {error.strerror or error}. Free some space or mend the rights; "
+            "the same command then goes on"
+        )
+        raise CubecastError(msg) from error

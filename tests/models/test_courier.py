@@ -15,6 +15,10 @@ from models.trainings import Delivered, State, Training, Trainings
 from pipeline.errors import CubecastError, Interrupted, ModelError, ServiceError
 
 
+class Cancellation(BaseException):
+    """As Prefect's."""
+
+
 @dataclass
 class Listener:
     """Takes what waits; first it does not answer ``deaf`` times, or hangs until ``awake``."""
@@ -100,6 +104,7 @@ def test_news_travel_while_the_training_goes_on(training: Training) -> None:
         (Interrupted("stopped at step 3 of 9 on SIGTERM"), Status.KILLED, "stopped at step 3 of 9 on SIGTERM"),
         (KeyboardInterrupt(), Status.KILLED, "KeyboardInterrupt"),
         (SystemExit(143), Status.KILLED, "143"),
+        (Cancellation(), Status.KILLED, "Cancellation"),
         (ModelError("losses stay finite\nbut"), Status.FAILED, "losses stay finite"),
         (MemoryError(), Status.FAILED, "MemoryError"),
     ],

@@ -103,6 +103,9 @@ class Server:
 
         return self.call(make)
 
+    def champion_serves(self) -> bool:
+        return self.champion_version() is not None
+
     def champion_version(self) -> str | None:
         return self.call(lambda: self.champion)
 

@@ -11,8 +11,9 @@ import pytest
 import rasterio
 
 from models.appraisal import beats_baselines, mean_skills, score
-from models.experiment import Start, Watcher, train
+from models.experiment import Watcher, train
 from models.registry import open_registry
+from models.start import Start
 from models.training import Progress
 from pipeline.cube import open_cube
 from pipeline.errors import Interrupted, ModelError, NotEnoughFramesError

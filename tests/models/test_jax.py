@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-NAMES = ("frames", "pyramid", "attention", "convlstm", "encoders", "decoders", "networks")
-# outside a training JAX compiles every operation for every shape: of the networks' tests those with the fewest shapes
-CHOSEN = {"networks": "extrapolation or hundred_steps or loaded_network or covariates_of_frames"}
+# outside a training JAX compiles every operation for every shape: of the tests those with the fewest shapes
+CHOSEN = {
+    "attention": "sum_to_one or exactly_zero or equation",
+    "convlstm": "layer_equals or compiled",
+    "networks": "is_the_extrapolation or hundred_steps",
+}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed; it comes with the dev extra"),
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_layers_and_networks_keep_their_laws_on_jax(name: str) -> None:
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    options = ["-q", "--noconftest", "-p", "no:cacheprovider", "-m", "not slow", "-k", CHOSEN.get(name, "")]
+    options = ["-q", "--noconftest", "-p", "no:cacheprovider", "-m", "not slow", "-k", CHOSEN[name]]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(HERE / f"test_{name}.py")],
         cwd=HERE.parents[1],

@@ -130,6 +130,40 @@ def test_a_champion_that_does_not_fit_the_configuration_is_refused(
     assert loaded(registry, Settings(**document)).card.network.horizon == 2
 
 
+def test_a_champion_that_fits_no_more_gives_way_to_the_next_good_network(
+    product: Settings, make_network: Callable[..., Network]
+) -> None:
+    document: dict[str, Any] = product.model_dump()
+    document["samples"]["horizon"] = 3
+    longer = Settings(**document)
+    assert register(open_registry(product), make_network(product), good=True).champion
+    registry, network = open_registry(longer), make_network(longer)
+    assert not register(registry, network, good=False).champion
+    assert register(registry, network, good=True).champion
+    assert loaded(registry, longer).card.network.horizon == 3
+    assert not register(registry, network, good=True).champion
+
+
+def test_a_network_of_older_layers_is_refused_and_gives_way(
+    product: Settings, make_network: Callable[..., Network]
+) -> None:
+    registry, network = open_registry(product), make_network(product)
+    old = replace(network, card=replace(network.card, version=1))
+    assert register(registry, old, good=True).champion
+    with pytest.raises(ModelError, match="older cubecast"):
+        registry.load_champion(product)
+    assert register(registry, network, good=True).champion
+
+
+def test_a_static_layer_that_has_changed_makes_its_network_unusable(
+    product: Settings, make_network: Callable[..., Network]
+) -> None:
+    registry, network = open_registry(product), make_network(product)
+    register(registry, replace(network, card=replace(network.card, digest="of another file")), good=True)
+    with pytest.raises(ModelError, match="a static layer's file has changed"):
+        registry.load_champion(product)
+
+
 def test_a_champion_of_other_forecast_bands_is_refused(product: Settings, make_network: Callable[..., Network]) -> None:
     band: dict[str, Any] = product.bands[0].model_dump()
     document: dict[str, Any] = product.model_dump() | {"bands": [band, band | {"name": "two", "index": 2}]}

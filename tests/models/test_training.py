@@ -200,6 +200,25 @@ def test_a_training_that_is_stopped_at_every_step_ends_with_the_same_bytes(
     assert [step for step, _ in notes.told] == [0, 1]
 
 
+class LateSignal(Notes):
+    """Somebody wants an end while the last epoch is validated."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        super().metrics(values, step)
+        if step == SHORT.epochs - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_signal_after_the_last_step_is_heard_and_loses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=r"step 6 of 6 by SIGTERM"):
+        train(SHORT, checkpoints=Checkpoints(tmp_path), notes=LateSignal())
+    rest = Interruption()
+    assert train(SHORT, checkpoints=Checkpoints(tmp_path), progress=rest).history == untouched(everything=False).history
+    assert not rest.steps
+    assert len(train(SHORT, notes=LateSignal()).history) == 2
+
+
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("interval", "broken", "again"), [(timedelta(0), False, 5), (timedelta(0), True, 4), (timedelta(hours=1), False, 4)]

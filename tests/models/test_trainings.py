@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,25 @@ def test_old_trainings_go_when_they_are_finished_and_told(trainings: Trainings) 
     left = {one.id for one in trainings.all()}
     assert left == ({waits.id, stopped.id, alive.id} | done) - set(gone)
     assert trainings.forget(keep=2) == []
+
+
+def test_of_those_that_were_stopped_the_newest_stay_and_the_fruitless_are_named(trainings: Trainings) -> None:
+    stopped = [finished(trainings, status).id for status in (Status.KILLED, Status.FAILED) for _ in range(2)]
+    *others, oldest = trainings.all()
+    for one in others:
+        one.note_delivered(replace(one.delivered, registered=None))
+    oldest.note_delivered(replace(oldest.delivered, registered=Registered("sky", "1", "run", champion=True)))
+    fruitless: list[str] = []
+    gone = trainings.forget(keep=1, fruitless=fruitless.append)
+    assert sorted(gone) == sorted(stopped)[:3]
+    assert sorted(fruitless) == sorted(set(gone) - {oldest.id})
+
+
+def test_who_asks_whether_a_training_lives_makes_nobody_believe_that_it_does(trainings: Trainings) -> None:
+    stopped = finished(trainings, Status.KILLED)
+    with (stopped.folder / "alive.lock").open("a") as asker:
+        fcntl.flock(asker, fcntl.LOCK_SH)
+        assert stopped.state is State.INTERRUPTED
 
 
 def test_a_training_that_never_came_into_being_leaves_nothing(trainings: Trainings) -> None:
