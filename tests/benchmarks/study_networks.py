@@ -181,14 +181,14 @@ def _of_kind(kind: str) -> dict[str, Any]:
 
 def _table(done: list[dict[str, Any]], names: list[str]) -> list[str]:
     columns = ("parameters", "steps", "step_cpu_s", "val_loss", "mae", "rmse")
-    head = f"{'':18}" + "".join(f"{column:>22}" for column in columns)
+    head = f"{'':18}" + "".join(f"{column:>26}" for column in columns)
     lines = [head]
     for name in names:
         runs = [one for one in done if one["name"] == name]
-        lines.append(f"{name:18}" + "".join(f"{_spread([run[column] for run in runs]):>22}" for column in columns))
+        lines.append(f"{name:18}" + "".join(f"{_spread([run[column] for run in runs]):>26}" for column in columns))
     still = done[0]
-    reference = f"{still['extrapolation_mae']:>22.4g}{still['extrapolation_rmse']:>22.4g}"
-    return [*lines, f"{'extrapolation':18}{'':88}{reference}"]
+    reference = f"{still['extrapolation_mae']:>26.4g}{still['extrapolation_rmse']:>26.4g}"
+    return [*lines, f"{'extrapolation':18}{'':104}{reference}"]
 
 
 def _spread(values: list[float]) -> str:
