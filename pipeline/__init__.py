@@ -10,7 +10,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - the cube: schema, scenetable, compose, cube, export, audit
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
-- samples: normalise, samples, motion, lagrangian, chips
+- samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips
 - forecasts: baselines, evaluation, raster, stac, catalog, forecast, verify
 - pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, sheets
 """
