@@ -30,7 +30,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 @contextmanager
 def errors(*, debug: bool) -> Iterator[None]:
-    """Errors become one text and an exit code: 2 for the configuration, 130 for Ctrl-C, 1 for the rest."""
+    """Errors become one text and an exit code: 2 for the configuration, 130 for what was stopped, 1 for the rest."""
     try:
         yield
     except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -46,7 +46,10 @@ def errors(*, debug: bool) -> Iterator[None]:
         from flows.console import fail
         from pipeline.errors import ConfigError, Interrupted
 
-        fail(explain(error))
+        if isinstance(error, Interrupted):
+            typer.echo(str(error), err=True)
+        else:
+            fail(explain(error))
         codes = {ConfigError: CONFIG_FAULT, Interrupted: INTERRUPTED}
         raise typer.Exit(codes.get(type(error), USER_FAULT)) from None
 

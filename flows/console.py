@@ -208,12 +208,14 @@ def lead_text(minutes: int) -> str:
 
 def trained_lines(trained: Trained) -> list[str]:
     """What a training came to, in sentences."""
-    role = "now the champion" if trained.champion else "registered, not the champion"
+    role = "now the champion" if trained.champion else "registered beside the champion, which stays"
+    if not trained.good:
+        role = "registered, not good enough for a champion"
     change = f"{100 * abs(trained.validation_skill):.1f} % {'below' if trained.validation_skill > 0 else 'above'}"
     what = f"{trained.model} version {trained.version}, {role}"
     if not trained.version:
         what = f"{trained.model}, not registered yet, as MLflow does not answer (later: cubecast tracking sync)"
-    lines = [f"{what}: {trained.epochs} epochs, squared error on validation chips {change} the extrapolation's"]
+    lines = [f"{what}: {trained.epochs} epoch(s), squared error on validation chips {change} the extrapolation's"]
     if not trained.good:
         lines.append("It does not beat both baselines: forecasts do without it. More scenes or epochs may help.")
     return lines

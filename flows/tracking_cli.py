@@ -24,6 +24,9 @@ def status(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption
         if json:
             console.as_json({"trainings": found})
             return
+        if not found:
+            console.out().print("no trainings yet: cubecast train")
+            return
         rows = [(one.id, console.time_text(one.started), _state(one), _known(one), one.model) for one in found]
         console.out().print(console.table(("training", "started", "state", "MLflow", "model"), rows))
 
@@ -51,11 +54,11 @@ def sync(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption =
 
 def _state(one: Tracked) -> str:
     parts = [one.state] if one.state == "finished" else [one.state, f"after {one.epochs} epoch(s)"]
-    return " ".join(parts) + (f": {one.note}" if one.note else "")
+    return " ".join(parts) + (f": {one.note.partition(': ')[0]}" if one.note else "")
 
 
 def _known(one: Tracked) -> str:
-    return f"{one.waiting} entries wait: cubecast tracking sync" if one.waiting else "delivered"
+    return f"{one.waiting} waiting: tracking sync" if one.waiting else "delivered"
 
 
 def _sent(one: Sent) -> str:

@@ -158,7 +158,8 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     from pipeline.forecast import forecast as run
     from pipeline.times import stamp
 
-    network = open_registry(settings).load_champion(settings)
+    with native_silence():  # the champion's load imports TensorFlow
+        network = open_registry(settings).load_champion(settings)
     champion = None if network is None else network.champion(settings.forecast.tile)
     published = read_run(run(settings, champion, init=init))
     files = tuple(str(path) for _, path in sorted(published.leads.items()))

@@ -111,6 +111,8 @@ def train(
     trainings.sweep()
     with begun(settings, trainings, store, start) as training:
         store.tag(_tag(training.id), training.snapshot)  # expiry leaves alone what a model was made from
+        if training.journal.statuses():
+            watcher.enter(f"going on with the training {training.id}")
         cube = open_cube(store, snapshot=training.snapshot)
         others = [one for one in trainings.waiting() if one.id != training.id]
         with recorded(registry, training, f"train {cube.snapshot[:8]}", others=others, notice=watcher.notice) as record:

@@ -8,6 +8,7 @@ from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.errors import ModelError
 from pipeline.forecast import forecast_bands
+from pipeline.specs import CovariateSpec
 
 if TYPE_CHECKING:
     from models.prediction import Card
@@ -57,8 +58,9 @@ def _check_frames(card: Card, settings: Settings, what: str) -> None:
 def _check_covariates(card: Card, settings: Settings, what: str) -> None:
     if card.digest != covariates_of(settings).digest:
         msg = (
-            f"a model is told what it was trained with: {what} knows the covariates ({card.covariates}), configured "
-            f"are ({settings.covariates}), or a static layer's file has changed. Train again, or put them back"
+            f"a model is told what it was trained with: {what} knows {_said(card.covariates)}, [covariates] has "
+            f"{_said(settings.covariates)}, or a static layer's file has changed. Put them back, train again, or let "
+            "the alias 'champion' point to a version that fits"
         )
         raise ModelError(msg)
     if card.network.covariates and card.network.horizon != settings.samples.horizon:
@@ -67,3 +69,9 @@ def _check_covariates(card: Card, settings: Settings, what: str) -> None:
             f"samples.horizon is {settings.samples.horizon}. Train again."
         )
         raise ModelError(msg)
+
+
+def _said(spec: CovariateSpec) -> str:
+    """What a specification asks for, in its own words."""
+    names = [name for name in ("time_of_day", "time_of_year", "solar_zenith") if getattr(spec, name)]
+    return ", ".join([*names, *(path.name for path in spec.static)]) or "none"

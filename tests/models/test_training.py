@@ -302,11 +302,13 @@ def test_signals_are_heard_only_while_a_training_runs() -> None:
 
 
 def test_a_second_signal_acts_at_once() -> None:
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     before = handlers()
     with pytest.raises(KeyboardInterrupt), Stop():  # noqa: PT012 - the second one is the point
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     assert handlers() == before
+    signal.signal(signal.SIGINT, inherited)
 
 
 def test_outside_the_main_thread_no_signal_is_touched() -> None:
