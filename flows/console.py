@@ -175,22 +175,33 @@ def _ingest_text(done: Ingested) -> str:
 
 
 def error_table(rows: Sequence[ErrorRow], title: str) -> Table:
-    """Mean absolute error by lead: ours beside the baselines, and how much of theirs it takes away."""
+    """Mean absolute error by lead: ours beside the baselines and how much of theirs it takes away; coverage."""
     from rich.table import Table
 
     several = len({row.band for row in rows}) > 1
-    table = Table(title=f"{title} ({_units(rows)})", title_justify="left")
-    for name in (["band"] if several else []) + ["lead", "forecast", "extrapolation", "", "persistence", ""]:
+    intervals = any(_ours(row.coverage) is not None for row in rows)
+    table = Table(title=f"{title} ({_units(rows)})", title_justify="left", caption_justify="left")
+    names = ["lead", "forecast", "extrapolation", "", "persistence", ""] + ["in interval"] * intervals
+    for name in ["band"] * several + names:
         table.add_column(name, justify="left" if name == "band" else "right")
+    if intervals:
+        table.caption = "forecast: its median, q50; in interval: share of the truth from q10 to q90, 80 % at best"
     for row in rows:
-        ours = next(row.mae[name] for name in OUR_NAMES if name in row.mae)
+        ours = row.mae[next(name for name in OUR_NAMES if name in row.mae)]
         cells = [row.band] if several else []
         cells += [lead_text(row.lead_minutes), f"{ours:.4g}"]
         for baseline in ("extrapolation", "persistence"):
             theirs = row.mae[baseline]
             cells += [f"{theirs:.4g}", f"{round(100 * (ours / theirs - 1)):+d} %" if theirs else "-"]
+        held = _ours(row.coverage)
+        cells += ["-" if held is None else f"{held:.0%}"] * intervals
         table.add_row(*cells)
     return table
+
+
+def _ours(values: Mapping[str, float]) -> float | None:
+    """Of our forecast; None where it has none."""
+    return next((values[name] for name in OUR_NAMES if name in values and values[name] == values[name]), None)
 
 
 def _units(rows: Sequence[ErrorRow]) -> str:

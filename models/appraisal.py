@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.material import Material
+from models.material import Basis
 from models.prediction import Network
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
@@ -21,7 +21,7 @@ TEST_INITS = (4, 64)  # at least and at most
 MODEL = "model"
 
 
-def score(settings: Settings, material: Material, network: Network) -> Scores | None:
+def score(settings: Settings, material: Basis, network: Network) -> Scores | None:
     """Model and baselines over the test part, on the same pixels; None where no test sample is complete."""
     predictors = {MODEL: network.champion(settings.forecast.tile).predictor, **baselines(settings)}
     tests = complete_tests(material.split, material.cube)

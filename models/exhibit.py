@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 from models.explain import AttentionMaps, attention_maps, write_attention
 from models.prediction import Network
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.episode import Episode
+from pipeline.evaluation import Answer
 from pipeline.forecast import forecast_bands, ladder, look
 from pipeline.picture import write_picture
 from pipeline.predictor import Context
@@ -75,6 +78,7 @@ def _episode(
     band = forecast_bands(settings)[0]
     predictor = ladder(settings, network.champion(settings.forecast.tile))
     said = predictor.predict(context, settings.samples.horizon)
+    answer = Answer.of(said.values[0, ..., :1], said.quantities)
     observed = context.validity[0].any(axis=(1, 2, 3))
     return Episode(
         product=settings.product.title or settings.product.name,
@@ -86,8 +90,9 @@ def _episode(
         cadence=cube.layout.axis.cadence,
         acquired=tuple(from_seconds(time) for time in context.times[0, observed]),
         context=context.values[0, observed][..., band],
-        forecast=said.values[0, :, 0, :, :, 0],
+        forecast=answer.median[..., 0],
         truth=read_targets(cube, situation).values[..., band],
         attention=None if maps is None else maps.weights[:, observed],
         patch=network.card.network.patch,
+        interval=None if answer.interval is None else np.stack(answer.interval)[..., 0],
     )

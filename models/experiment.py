@@ -12,12 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from models.appraisal import beats_baselines, complete_tests, mean_skills, score
+from models.beginning import assured, begin
 from models.checkpoint import Checkpoints
-from models.courier import recorded
+from models.courier import Record, recorded
 from models.exhibit import write_exhibits
-from models.material import Material, Plan, plan, prepare
+from models.material import Basis, Material, Plan, plan, prepare
+from models.networks import Kind
+from models.optimisation import Arrays
 from models.prediction import Network
 from models.registry import Registered, Registry
+from models.seasons import learn_seasons
 from models.start import Start, begun
 from models.training import Fitted, Progress, Tracker, fit
 from models.trainings import Training, Trainings
@@ -27,11 +31,11 @@ from pipeline.errors import StoreError
 from pipeline.evaluation import Scores
 from pipeline.forecast import outlet
 from pipeline.metrics import ErrorRow
-from pipeline.record import ModelRef
 from pipeline.store import CubeStore
 
 EXHIBITS = "attention"
 LEAKS = "leak-audit.json"
+INITIAL = "initial.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class Watcher:
         """A phase starts."""
         if self.phase is not None:
             self.phase(name)
+
+
+How = tuple[Watcher, timedelta | None, float]
+"""Who is told, how long it may take, and when it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +124,44 @@ def train(
         cube = open_cube(store, snapshot=training.snapshot)
         others = [one for one in trainings.waiting() if one.id != training.id]
         with recorded(registry, training, f"train {cube.snapshot[:8]}", others=others, notice=watcher.notice) as record:
-            watcher.enter("aligning frames along the motion")
             planned = plan(settings, cube)
             _log_plan(record, planned)
-            material = prepare(settings, planned, progress=watcher.prepared)
-            _log_setup(record, settings, material)
-            watcher.enter("training")
-            fitted = _fit(settings, material, training, record, (watcher, _left(limit, began)))
-            scores, good = _appraise(settings, material, fitted, record, watcher)
+            learn = _learn_seasons if settings.training.network == Kind.SEASONAL else _learn
+            ground, fitted = learn(settings, planned, training, (record, registry), (watcher, limit, began))
+            watcher.enter("calibrating intervals")
+            network = assured(settings, ground, fitted.model)
+            scores, good = _appraise(settings, ground, fitted, network, (record, watcher))
             watcher.enter("registering")
-            record.register(fitted.model, material.card, good=good)
+            record.register(fitted.model, network.card, good=good)
     trainings.forget(fruitless=lambda name: _untag(store, name))
     return Outcome(training.id, record.registered, fitted.history, scores, cube.snapshot, good)
+
+
+def _learn(
+    settings: Settings, planned: Plan, training: Training, record: tuple[Record, Registry], how: How
+) -> tuple[Basis, Fitted]:
+    """Single pixels, then chips of frames aligned along the motion."""
+    tracker, registry = record
+    watcher, limit, began = how
+    watcher.enter("aligning frames along the motion")
+    material = prepare(settings, planned, progress=watcher.prepared)
+    _log_setup(tracker, settings, material)
+    watcher.enter("training single pixels")
+    initial = begin(settings, material, training.folder / INITIAL, registry)
+    watcher.enter("training")
+    return material, _fit(settings, material, training, tracker, initial, (watcher, _left(limit, began)))
+
+
+def _learn_seasons(
+    settings: Settings, planned: Plan, _training: Training, record: tuple[Record, Registry], how: How
+) -> tuple[Basis, Fitted]:
+    """Every pixel's own past; seconds, so it is not interrupted but begun anew."""
+    tracker, _ = record
+    how[0].enter("training on past years")
+    ground, fitted = learn_seasons(settings, planned)
+    _log_setup(tracker, settings, ground)
+    tracker.metrics(fitted.best, step=0)
+    return ground, fitted
 
 
 def _left(limit: timedelta | None, began: float) -> timedelta | None:
@@ -152,27 +186,31 @@ def _fit(
     material: Material,
     training: Training,
     tracker: Tracker,
+    initial: Arrays | None,
     how: tuple[Watcher, timedelta | None],
 ) -> Fitted:
     watcher, limit = how
+    network, spec = material.card.network, settings.training
     return fit(
-        material.card.network,
-        settings.training,
+        network,
+        spec if network.recurs else spec.model_copy(update={"epochs": 0}),  # a head has learned all that it can
         material.training,
         material.validation,
         tracker,
         checkpoints=Checkpoints(training.checkpoints),
+        statistics=material.card.statistics.of_bands(network.bands_out),
+        initial=initial,
         progress=watcher.step,
         limit=limit,
     )
 
 
 def _appraise(
-    settings: Settings, material: Material, fitted: Fitted, tracker: Tracker, watcher: Watcher
+    settings: Settings, material: Basis, fitted: Fitted, network: Network, told: tuple[Tracker, Watcher]
 ) -> tuple[Scores | None, bool]:
     """Scores over the test part, and whether they are good; told to the tracker, with one forecast shown."""
+    tracker, watcher = told
     watcher.enter("scoring the test part")
-    network = Network(fitted.model, material.card, ModelRef(settings.product.name, "in training", "network"))
     scores = score(settings, material, network)
     skills = mean_skills(scores)
     good = beats_baselines(fitted.best["val_skill"], skills)
@@ -183,7 +221,7 @@ def _appraise(
     return scores, good
 
 
-def _log_exhibits(tracker: Tracker, settings: Settings, material: Material, network: Network) -> None:
+def _log_exhibits(tracker: Tracker, settings: Settings, material: Basis, network: Network) -> None:
     """One forecast shown: the newest complete one of the test part that has anything to see, else of validation."""
     offered = [*complete_tests(material.split, material.cube)[::-1], *material.split.validation[::-1]]
     shown = next((one for one in offered if material.cube.read(one.context).validity.any()), None)
@@ -203,7 +241,7 @@ def _log_plan(tracker: Tracker, planned: Plan) -> None:
         tracker.artifact(path, "split")
 
 
-def _log_setup(tracker: Tracker, settings: Settings, material: Material) -> None:
+def _log_setup(tracker: Tracker, settings: Settings, material: Basis) -> None:
     statistics = material.card.statistics
     parts = settings.model_dump(mode="json", include={"training", "samples", "motion", "covariates"})
     tracker.parameters(
@@ -211,6 +249,7 @@ def _log_setup(tracker: Tracker, settings: Settings, material: Material) -> None
             **{f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()},
             "statistics.mean": statistics.mean,
             "statistics.deviation": statistics.deviation,
+            "statistics.transforms": tuple(transform.kind for transform in statistics.transforms),
         }
     )
 
@@ -221,4 +260,5 @@ def _log_scores(tracker: Tracker, scores: Scores | None, settings: Settings) -> 
     for row in rows:
         maes = {f"test_mae_{name}_{row.band}": value for name, value in row.mae.items()}
         rmses = {f"test_rmse_{name}_{row.band}": value for name, value in row.rmse.items()}
-        tracker.metrics(maes | rmses, row.lead_minutes)
+        held = {f"test_coverage_{name}_{row.band}": value for name, value in row.coverage.items()}
+        tracker.metrics(maes | rmses | held, row.lead_minutes)

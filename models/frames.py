@@ -30,12 +30,13 @@ def age_features(ages: Tensor) -> Tensor:
 
 @keras.saving.register_keras_serializable(package="cubecast")
 class NewestValid(keras.layers.Layer):
-    """Newest valid value of each pixel, and its rate of change since the valid value before it.
+    """Newest valid value of each pixel, its rate of change since the valid value before it, and its age.
 
     Call with ``frames`` and ``validity`` ``(batch, frame, y, x, band)``, oldest frame first, and ``ages``
     ``(batch, frame)`` in slots. Returns two tensors ``(batch, y, x, 2 * len(bands))``: the values, first the newest
     value of each band and then the rate of each band (units a slot); and whether they are known (1 or 0). What is
-    unknown is 0: a newest value where no frame is valid, a rate where fewer than two are.
+    unknown is 0: a newest value where no frame is valid, a rate where fewer than two are. The third tensor ``(batch, y,
+    x, len(bands))`` is the age of the newest value, in slots, at least 0; 0 where there is none.
 
     Args:
         bands: indices of the bands to keep.
@@ -45,7 +46,7 @@ class NewestValid(keras.layers.Layer):
         super().__init__(**kwargs)
         self.bands = tuple(bands)
 
-    def call(self, frames: Tensor, validity: Tensor, ages: Tensor) -> tuple[Tensor, Tensor]:
+    def call(self, frames: Tensor, validity: Tensor, ages: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         valid = ops.take(validity, self.bands, axis=-1) > 0
         values = ops.take(frames, self.bands, axis=-1)
@@ -61,15 +62,16 @@ class NewestValid(keras.layers.Layer):
         gap = ops.maximum(time - time_before, NEAREST_SLOTS)
         rate = ops.where(both_known, (newest - previous) / gap, 0)
         flags = ops.concatenate([known, both_known], axis=-1)
-        return ops.concatenate([newest, rate], axis=-1), ops.cast(flags, values.dtype)
+        age = ops.where(known, ops.maximum(-time, 0), 0)
+        return ops.concatenate([newest, rate], axis=-1), ops.cast(flags, values.dtype), age
 
     def compute_output_shape(
         self, frames_shape: Shape, validity_shape: Shape, ages_shape: Shape
-    ) -> tuple[Shape, Shape]:
-        """``(batch, y, x, 2 * len(bands))``, twice."""
+    ) -> tuple[Shape, Shape, Shape]:
+        """``(batch, y, x, 2 * len(bands))`` twice, and ``(batch, y, x, len(bands))``."""
         batch, _, y, x, _ = frames_shape
         shape = (batch, y, x, 2 * len(self.bands))
-        return shape, shape
+        return shape, shape, (*shape[:-1], len(self.bands))
 
     def get_config(self) -> dict[str, Any]:
         """What ``from_config`` needs."""

@@ -10,14 +10,15 @@ from models.prediction import Card
 from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
-from pipeline.cube import Cube
+from pipeline.cube import Cube, open_cube, store_of
 from pipeline.forecast import forecast_bands
-from pipeline.grid import Window
+from pipeline.grid import Window, pixel_size
 from pipeline.interest import measure_interest
 from pipeline.leaks import LeakReport, audit, refuse
 from pipeline.normalise import measure
 from pipeline.samples import Split, SplitMode, split
-from pipeline.specs import TrainingSpec
+from pipeline.specs import BandSpec, TrainingSpec
+from pipeline.together import JointReader, partners
 
 VALIDATION_CHIPS = 48
 
@@ -42,20 +43,16 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """What a training learns from.
+class Basis:
+    """What a training stands on, whatever it learns from.
 
     Attributes:
         plan: which part of the cube is for what.
         card: what the weights will mean.
-        training: where chips are drawn from.
-        validation: the chips that watch.
     """
 
     plan: Plan
     card: Card
-    training: ChipReader
-    validation: tuple[Chips, ...]
 
     @property
     def cube(self) -> Cube:
@@ -66,6 +63,19 @@ class Material:
     def split(self) -> Split:
         """Which part is for what."""
         return self.plan.split
+
+
+@dataclass(frozen=True, slots=True)
+class Material(Basis):
+    """What a training learns from.
+
+    Attributes:
+        training: where chips are drawn from.
+        validation: the chips that watch.
+    """
+
+    training: ChipReader | JointReader
+    validation: tuple[Chips, ...]
 
 
 def plan(settings: Settings, cube: Cube) -> Plan:
@@ -94,23 +104,28 @@ def prepare(settings: Settings, planned: Plan, *, progress: Progress | None = No
         LeakError: a part would see what another must meet.
         NotEnoughFramesError: a band has no valid pixel to learn from.
     """
-    refuse(planned.leaks)
     parts = planned.split
     for area in (parts.training_area, parts.validation_area):
         chip_size(area, settings.training.chip, settings.training.patch)  # refuses before the long work, not after it
-    statistics = measure(planned.cube, planned.statistics, [parts.training_area])
-    names = tuple(band.name for band in settings.bands)
-    card = Card(
-        network_spec(settings),
-        statistics,
-        settings.samples,
-        settings.motion,
-        names,
-        settings.covariates,
-        covariates_of(settings).digest,
-    )
+    card = basis(settings, planned).card
     training, validation = _readers(settings, planned.cube, parts, card, progress)
-    return Material(planned, card, training, validation)
+    return Material(planned, card, _joined(settings, training), validation)
+
+
+def basis(settings: Settings, planned: Plan) -> Basis:
+    """Measures statistics.
+
+    Raises:
+        LeakError: a part would see what another must meet.
+        NotEnoughFramesError: a band has no valid pixel to learn from.
+    """
+    refuse(planned.leaks)
+    areas = [planned.split.training_area]
+    statistics = measure(planned.cube, planned.statistics, areas, bands=settings.bands)
+    names = tuple(band.name for band in settings.bands)
+    digest = covariates_of(settings).digest
+    known = network_spec(settings), statistics, settings.samples, settings.motion, names, settings.covariates, digest
+    return Basis(planned, Card(*known, pixel=pixel_size(planned.cube.layout.grid)))
 
 
 def _readers(
@@ -126,18 +141,45 @@ def _readers(
     else:
         training, watching = _aligned_together(source, parts, progress)
         areas = parts.training_area, parts.validation_area
-    reader = _training_reader(spec, training, areas[0], card.network.bands_out)
+    reader = _training_reader(spec, training, areas[0], card.network)
     watcher = reader.watching(watching, areas[1], chip_size(areas[1], spec.chip, spec.patch))
     return reader, tuple(watcher.read(step) for step in range(-(-VALIDATION_CHIPS // spec.batch)))
 
 
-def _training_reader(
-    spec: TrainingSpec, samples: tuple[Chips, ...], area: Window, bands: tuple[int, ...]
-) -> ChipReader:
+def _joined(settings: Settings, own: ChipReader) -> ChipReader | JointReader:
+    """The reader of a product and of those that it learns together with, each on its own scale."""
+    others = partners(settings)
+    if not others:
+        return own
+    readers = [own]
+    for number, other in enumerate(others, 1):
+        training = settings.training.model_copy(update={"seed": settings.training.seed + number, "together": ()})
+        alike = other.model_copy(update={"training": training, "samples": settings.samples})
+        planned = plan(alike, open_cube(store_of(other)))
+        found = prepare(alike, planned).training
+        assert isinstance(found, ChipReader)
+        readers.append(found)
+    size = min(reader.size[0] for reader in readers), min(reader.size[1] for reader in readers)
+    return JointReader(tuple(replace(reader, size=size) for reader in readers), settings.training.seed)
+
+
+def _training_reader(spec: TrainingSpec, samples: tuple[Chips, ...], area: Window, network: NetworkSpec) -> ChipReader:
+    """Contrast and level vary only where no level means anything: moved off its floor, no rain would be some."""
     size = chip_size(area, spec.chip, spec.patch)
-    interest = None if spec.interest == "none" else measure_interest(samples, area, size, spec.interest, bands=bands)
+    interest = (
+        None
+        if spec.interest == "none"
+        else measure_interest(samples, area, size, spec.interest, bands=network.bands_out)
+    )
     return ChipReader(
-        samples, area, size, spec.batch, spec.seed, augment=True, drop_frames=spec.drop_frames, interest=interest
+        samples,
+        area,
+        size,
+        spec.batch,
+        spec.seed,
+        drop_frames=spec.drop_frames,
+        interest=interest,
+        jitter=0.0 if network.anchored else spec.jitter,
     )
 
 
@@ -173,6 +215,7 @@ def _from_corner(area: Window) -> Window:
 def network_spec(settings: Settings) -> NetworkSpec:
     """The network that a configuration asks for."""
     spec = settings.training
+    forecast = [settings.bands[index] for index in forecast_bands(settings)]
     return NetworkSpec(
         context_frames=settings.samples.context_frames,
         horizon=settings.samples.horizon,
@@ -186,4 +229,12 @@ def network_spec(settings: Settings) -> NetworkSpec:
         attention_kernel=spec.attention_kernel,
         attention_reduction=spec.attention_reduction,
         covariates=covariates_of(settings).channels,
+        head_units=spec.head_units,
+        anchored=tuple(at for at, band in enumerate(forecast) if _anchored(band)),
+        levels=spec.quantiles,
     )
+
+
+def _anchored(band: BandSpec) -> bool:
+    """Amounts that begin at nothing mean the same at all times; brightness does not, as the sun sinks."""
+    return band.floor is not None or band.transform == "log"

@@ -13,8 +13,11 @@ from models.convlstm import ConvLSTM
 from models.decoders import AttentionDecoder, Decoder, DotProductDecoder, PixelHead
 from models.encoders import FramePatches, StackedConvLSTM
 from models.frames import CovariatePatches, NewestValid, PatchMask, Tensor
-from models.pyramid import ScaleHead, coarse_dilations
+from models.heads import CascadeHead, PixelScales
+from models.pyramid import coarse_dilations
+from models.seasonal import build_seasonal
 
+FRAMES = ("frames", "validity", "ages")
 EXACT: Any = {"dtype": "float32"}  # whatever the precision: a field rounded to 16 bit is no extrapolation
 
 
@@ -25,6 +28,12 @@ class Kind(StrEnum):
     CONVLSTM = "convlstm"
     DOT_PRODUCT = "dot_product"
     PIXEL_LSTM = "pixel_lstm"
+    HEAD = "head"
+    CASCADE = "cascade"
+    SEASONAL = "seasonal"
+
+
+RECURRENT = {Kind.ATTENTION, Kind.CONVLSTM, Kind.DOT_PRODUCT, Kind.PIXEL_LSTM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,11 @@ class NetworkSpec:
         attention_kernel: side of the attention's convolutions, patches.
         attention_reduction: side of the blocks that attention scores are made for, patches.
         covariates: channels of what it is told besides the frames.
+        head_units: channels of the hidden layers that look at each pixel.
+        anchored: those of ``bands_out``, counted among them from 0, whose level means the same at all times; see
+            :class:`models.heads.CascadeHead`.
+        levels: of the quantiles that it forecasts beside the mean, ascending, with the median among them; a cascade and
+            a pixel_lstm forecast the mean alone.
     """
 
     context_frames: int
@@ -58,9 +72,12 @@ class NetworkSpec:
     attention_kernel: int = 1
     attention_reduction: int = 1
     covariates: int = 0
+    head_units: int = 48
+    anchored: tuple[int, ...] = ()
+    levels: tuple[float, ...] = (0.1, 0.5, 0.9)
 
     def __post_init__(self) -> None:
-        at_least_one = ("context_frames", "horizon", "bands_in", "patch", "filters", "attention_units")
+        at_least_one = ("context_frames", "horizon", "bands_in", "patch", "filters", "attention_units", "head_units")
         for name in (*at_least_one, "attention_heads", "attention_kernel", "attention_reduction"):
             if getattr(self, name) < 1:
                 msg = f"{name} of a network is at least 1, found {getattr(self, name)}"
@@ -75,7 +92,14 @@ class NetworkSpec:
             rule = f"bands_out are indices of the {self.bands_in} input bands, counted from 0, at least one"
             msg = f"{rule}; found {self.bands_out}"
             raise ValueError(msg)
+        self._check_levels()
         self._check_kind()
+
+    def _check_levels(self) -> None:
+        rising = list(self.levels) == sorted(set(self.levels)) and all(0 < level < 1 for level in self.levels)
+        if not rising or (self.levels and 0.5 not in self.levels):
+            msg = f"levels rise between 0 and 1 with 0.5 among them, found {self.levels}"
+            raise ValueError(msg)
 
     def _check_kind(self) -> None:
         if self.kind not in set(Kind):
@@ -95,8 +119,25 @@ class NetworkSpec:
         return self.kind in {Kind.ATTENTION, Kind.DOT_PRODUCT}
 
     @property
+    def recurs(self) -> bool:
+        """Whether it has a branch that remembers."""
+        return self.kind in RECURRENT
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of what it forecasts, in order."""
+        return ("mean", *(f"q{100 * level:.4g}" for level in self.quantile_levels))
+
+    @property
+    def quantile_levels(self) -> tuple[float, ...]:
+        """Of the quantiles that it forecasts beside the mean."""
+        return () if self.kind in {Kind.CASCADE, Kind.PIXEL_LSTM} else self.levels
+
+    @property
     def alignment(self) -> int:
         """Tiles start at multiples of this, in pixels, so that they are cut into the same patches and blocks."""
+        if self.kind == Kind.SEASONAL:
+            return 1
         return self.patch * (self.attention_reduction if self.attends else 1)
 
     def receptive_radius(self) -> int:
@@ -105,11 +146,12 @@ class NetworkSpec:
         A tile that is grown by it, and starts on a multiple of :attr:`alignment`, gives the same forecast as the whole
         image.
         """
-        if self.kind == Kind.PIXEL_LSTM:
+        if self.kind in {Kind.PIXEL_LSTM, Kind.SEASONAL}:
             return 0
         smoothing = 2 * sum(coarse_dilations(self.patch))  # five taps at each distance
         # one patch to enlarge, one for the place within a patch
-        radius = self.patch * (max(self._recurrent_reach(), smoothing) + 2)
+        recurrent = self._recurrent_reach() if self.recurs else 0
+        radius = self.patch * (max(recurrent, smoothing) + 2)
         return -(-radius // self.alignment) * self.alignment
 
     def _recurrent_reach(self) -> int:
@@ -127,7 +169,12 @@ class NetworkSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""
-        return {**asdict(self), "bands_out": list(self.bands_out), "kind": str(self.kind)}
+        return {
+            **asdict(self),
+            "bands_out": list(self.bands_out),
+            "anchored": list(self.anchored),
+            "levels": list(self.levels),
+        } | {"kind": str(self.kind)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -137,7 +184,8 @@ class NetworkSpec:
         >>> NetworkSpec.from_dict(spec.as_dict()) == spec
         True
         """
-        return cls(**{**values, "bands_out": tuple(values["bands_out"])})
+        tuples = {name: tuple(values[name]) for name in ("bands_out", "anchored", "levels") if name in values}
+        return cls(**{**values, **tuples})
 
 
 def build(spec: NetworkSpec, precision: str = "float32") -> keras.Model:
@@ -146,33 +194,52 @@ def build(spec: NetworkSpec, precision: str = "float32") -> keras.Model:
     It works in Lagrangian coordinates and on normalised values: the frames have been moved along the motion to the init
     time, and the forecast for each lead is still to be moved on. By ``spec.kind``:
 
-    - ``attention``: a ConvLSTM over the frames, and one over the leads with additive attention before every step;
+    - ``attention``: scales of the newest field and features of a recurrent branch go into a small network at every
+      pixel; the branch is a ConvLSTM over the frames, and one over the leads with additive attention before every step;
     - ``convlstm``: the same without attention;
-    - ``dot_product``: two stacked ConvLSTMs over the frames, then multi-head dot-product attention, all leads at once;
-    - ``pixel_lstm``: ``convlstm`` with 1x1 convolutions only, so that each pixel is forecast from its own past.
+    - ``head``: the same without the branch;
+    - ``cascade``: the scales alone, damped and followed: a linear model, fitted by :mod:`models.cascade`;
+    - ``dot_product``: the branch is two stacked ConvLSTMs over the frames, then multi-head dot-product attention, all
+      leads at once;
+    - ``pixel_lstm``: 1x1 convolutions only and no scales, so that each pixel is forecast from its own past;
+    - ``seasonal``: attention over a pixel's past years, with inputs and outputs of its own, see :mod:`models.seasonal`.
 
     Inputs, by name: ``frames`` ``(batch, frame, y, x, band)``, oldest first, 0 where invalid; ``validity``, same shape,
     1 or 0; ``ages`` ``(batch, frame)`` in slots, finite also for missing frames; and, if the spec has any,
     ``covariates`` ``(batch, frame + lead, y, x, channel)``, never NaN. Height and width are any multiples of ``patch``.
 
-    Outputs, by name: ``forecast`` ``(batch, lead, y, x, forecast band)``, and, if the network attends, ``attention``
-    ``(batch, lead, frame, y / patch, x / patch)``, the mean over the heads: weights that sum to one over the frames
-    with a valid pixel in the patch, and to zero where there is none. Both are float32.
+    Outputs, by name: ``forecast`` ``(batch, lead, y, x, quantity * forecast band)``, quantity by quantity as
+    ``spec.quantities`` names them, and, if the network attends, ``attention`` ``(batch, lead, frame, y / patch, x /
+    patch)``, the mean over the heads: weights that sum to one over the frames with a valid pixel in the patch, and to
+    zero where there is none. Both are float32.
 
     Args:
         spec: its shape.
         precision: Keras's name of a dtype policy, such as ``mixed_bfloat16``; variables are float32 whatever it is, so
             that the weights of a network fit into one of another precision.
     """
+    if spec.kind == Kind.SEASONAL:
+        return build_seasonal(spec.attention_units)
     inputs = _inputs(spec)
-    frames, validity, ages = inputs["frames"], inputs["validity"], inputs["ages"]
-    features, outputs = _features(spec, inputs, precision)
-    values, known = NewestValid(spec.bands_out, name="newest", **EXACT)(frames, validity, ages)
+    bands = len(spec.bands_out)
+    newest = NewestValid(spec.bands_out, name="newest", **EXACT)(*(inputs[name] for name in FRAMES))
+    features, outputs = _features(spec, inputs, precision) if spec.recurs else (None, {})
     if spec.kind == Kind.PIXEL_LSTM:
-        forecast = PixelHead(len(spec.bands_out), spec.filters, name="head", **EXACT)(features, values)
+        forecast = PixelHead(bands, spec.filters, name="head", **EXACT)(features, newest[0])
     else:
-        forecast = ScaleHead(len(spec.bands_out), spec.patch, name="head", **EXACT)(features, values, known)
-    return keras.Model(inputs, {"forecast": forecast, **outputs}, name=f"{spec.kind}_network")
+        units = 0 if spec.kind == Kind.CASCADE else spec.head_units
+        scales = PixelScales(bands, spec.patch, name="scales", **EXACT)
+        shape = {
+            "levels": spec.levels,
+            "units": units,
+            "anchored": spec.anchored,
+            "features": spec.filters if spec.recurs else 0,
+        }
+        head = CascadeHead(bands, spec.horizon, scales.scales, **shape, patch=spec.patch, name="head", **EXACT)
+        pixels = scales(*newest)
+        forecast = head(pixels) if features is None else head(pixels, features)
+    used = inputs if spec.recurs else {name: inputs[name] for name in FRAMES}
+    return keras.Model(used, {"forecast": forecast, **outputs}, name=f"{spec.kind}_network")
 
 
 def _inputs(spec: NetworkSpec) -> dict[str, Tensor]:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.assurance import Assurance
 from models.networks import NetworkSpec
+from models.seasonal import SeasonalCard, SeasonalPredictor
 from models.suitability import LAYERS
 from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.forecast import Champion, Normalised, Tiled
 from pipeline.lagrangian import Advected
 from pipeline.normalise import Statistics
-from pipeline.predictor import Context, Forecast, Source
+from pipeline.predictor import Context, Forecast, Predictor, Source
 from pipeline.record import ModelRef
 from pipeline.specs import CovariateSpec, MotionSpec, SampleSpec
 
@@ -34,6 +36,9 @@ class Card:
         covariates: what it is told besides the frames.
         digest: what decided the covariates' values, files included; empty where there are none.
         version: of the layers that the weights belong to; see :data:`models.suitability.LAYERS`.
+        pixel: side of a pixel, metres: what a network learns of scales holds for one size alone; 0: not known.
+        assurance: what held-out truths showed of its forecasts; None: nobody looked.
+        seasonal: what the weights of a seasonal network mean; None for all others.
     """
 
     network: NetworkSpec
@@ -44,6 +49,9 @@ class Card:
     covariates: CovariateSpec = field(default_factory=CovariateSpec)
     digest: str = ""
     version: int = LAYERS
+    pixel: float = 0.0
+    assurance: Assurance | None = None
+    seasonal: SeasonalCard | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -56,6 +64,9 @@ class Card:
             "covariates": self.covariates.model_dump(mode="json"),
             "digest": self.digest,
             "version": self.version,
+            "pixel": self.pixel,
+            "assurance": None if self.assurance is None else self.assurance.to_json(),
+            "seasonal": None if self.seasonal is None else self.seasonal.to_json(),
         }
 
     @classmethod
@@ -70,6 +81,9 @@ class Card:
             CovariateSpec.model_validate(document.get("covariates", {})),
             document.get("digest", ""),
             document.get("version", 1),
+            document.get("pixel", 0.0),
+            None if document.get("assurance") is None else Assurance.from_json(document["assurance"]),
+            None if document.get("seasonal") is None else SeasonalCard.from_json(document["seasonal"]),
         )
 
 
@@ -93,18 +107,25 @@ class NetworkPredictor:
         if horizon > self.spec.horizon:
             msg = f"the network forecasts {self.spec.horizon} slots ahead, asked for {horizon}: train again"
             raise ModelError(msg)
-        height, width = context.grid_shape
-        said = self._run(context, horizon)["forecast"][:, :horizon, :height, :width]
+        said = self._quantities(self._run(context, horizon)["forecast"], context.grid_shape)[:, :horizon]
         known = np.any(context.validity[..., list(self.spec.bands_out)], axis=1)
-        values = np.where(known[:, np.newaxis], said, np.nan).astype(np.float32)
+        values = np.where(known[:, np.newaxis, np.newaxis], said, np.float32(np.nan))
         covered = known.any(axis=-1)
         shape = (len(said), horizon, *context.grid_shape)
         source = np.where(covered, np.uint8(Source.NETWORK), np.uint8(Source.NONE))
         return Forecast(
-            values[:, :, np.newaxis],
+            values,
             np.ascontiguousarray(np.broadcast_to(source[:, np.newaxis], shape)),
             np.ascontiguousarray(np.broadcast_to(_newest_age(context, self.spec.bands_out)[:, np.newaxis], shape)),
+            self.spec.quantities,
         )
+
+    def _quantities(self, said: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+        """``(batch, lead, y, x, quantity * band)`` as ``(batch, lead, quantity, y, x, band)``, without the margin."""
+        height, width = shape
+        cut = said[:, :, :height, :width]
+        apart = cut.reshape(*cut.shape[:-1], len(self.spec.quantities), len(self.spec.bands_out))
+        return np.moveaxis(apart, -2, 2)
 
     def attention(self, context: Context) -> NDArray[np.float32]:
         """Weight of each context frame: ``(batch, lead, frame, y / patch, x / patch)``.
@@ -188,9 +209,15 @@ class Network:
         """The network itself."""
         return NetworkPredictor(self.model, self.card.network)
 
-    def champion(self, tile: int) -> Champion:
-        """The network in all its wrappers: contexts in the units of the bands in, forecasts of its bands out."""
+    def scaled(self, tile: int) -> Predictor:
+        """The network on whole grids that do not move: contexts in the units of the bands in, its bands out."""
         card = self.card
+        if card.seasonal is not None:
+            return Tiled(SeasonalPredictor(self.model, card.seasonal), tile, halo=0)
         scaled = Normalised(self.bare, card.statistics, card.network.bands_out)
-        tiled = Tiled(scaled, tile, card.network.receptive_radius(), card.network.alignment)
-        return Champion(Advected(tiled, card.motion), self.ref)
+        return Tiled(scaled, tile, card.network.receptive_radius(), card.network.alignment)
+
+    def champion(self, tile: int) -> Champion:
+        """The network in all its wrappers, in coordinates that move, with what held-out truths have taught."""
+        assured = self.scaled(tile) if self.card.assurance is None else self.card.assurance.of(self.scaled(tile))
+        return Champion(Advected(assured, self.card.motion), self.ref)

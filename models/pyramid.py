@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models.frames import Shape, Tensor, fold, unfold
+from models.frames import Shape, Tensor
 
 ops: Any = keras.ops  # untyped: pyright takes the results of its functions for None
 SPLINE = np.array([1, 4, 6, 4, 1]) / 16  # cubic B-spline: standard deviation of one tap (Starck 1998, a-trous)
@@ -133,8 +133,8 @@ class ScaleDetails(keras.layers.Layer):
         moments = ops.concatenate([seen, known], axis=-1)
         blocks = ops.average_pool(moments, self.patch, self.patch)
         nothing = ops.zeros_like(blocks[..., : values.shape[-1]])
-        coarse = _means(_smoothed(blocks, coarse_dilations(self.patch)), nothing)
-        fine = _means(_smoothed(moments, fine_dilations(self.patch))[1:], self.enlarge(coarse[0]))
+        coarse = _means(smoothed(blocks, coarse_dilations(self.patch)), nothing)
+        fine = _means(smoothed(moments, fine_dilations(self.patch))[1:], self.enlarge(coarse[0]))
         return _steps([seen, *fine]), _steps(coarse)
 
     def compute_output_shape(self, values_shape: Shape, known_shape: Shape) -> tuple[Shape, Shape]:
@@ -148,7 +148,8 @@ class ScaleDetails(keras.layers.Layer):
         return {**super().get_config(), "patch": self.patch}
 
 
-def _smoothed(moments: Tensor, dilations: list[int]) -> list[Tensor]:
+def smoothed(moments: Tensor, dilations: list[int]) -> list[Tensor]:
+    """``(batch, y, x, channel)`` as it is, and averaged over ever wider surroundings, at these tap distances."""
     versions = [moments]
     kernel = _constant(np.outer(SPLINE, SPLINE)[..., None], moments.shape[-1], moments.dtype)
     for dilation in dilations:
@@ -167,63 +168,3 @@ def _means(versions: list[Tensor], smoothest: Tensor) -> list[Tensor]:
 
 def _steps(versions: list[Tensor]) -> Tensor:
     return ops.concatenate([sharp - smooth for sharp, smooth in pairwise(versions)], axis=-1)
-
-
-@keras.saving.register_keras_serializable(package="cubecast")
-class ScaleHead(keras.layers.Layer):
-    """Forecast as the newest field, each of its scales damped and its tendency followed, plus a correction.
-
-    ``forecast_l = newest - sum_s g_{l,s} * detail_s + correction_l`` over the scales ``s`` of the newest field and of
-    its rate of change. A gate ``g`` is a constant of the lead plus a projection of the features of its patch, smoothly
-    enlarged. Every weight starts at zero, so an untrained head returns the newest field exactly.
-
-    Call with ``features`` ``(batch, lead, y / patch, x / patch, channel)`` and ``values`` and ``known`` ``(batch, y, x,
-    2 * bands)`` of :class:`models.frames.NewestValid`; returns ``(batch, lead, y, x, bands)``.
-
-    Args:
-        bands: number of bands of the forecast.
-        patch: side of a patch, pixels.
-    """
-
-    def __init__(self, bands: int, patch: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.bands = bands
-        self.patch = patch
-        self.details = ScaleDetails(patch, name="details", dtype=self.dtype_policy)
-        self.gate_count = 2 * bands * (self.details.fine_scales + self.details.coarse_scales)
-        own: Any = {"kernel_initializer": "zeros", "dtype": self.dtype_policy}
-        self.gates = keras.layers.Conv2D(self.gate_count, 1, use_bias=False, name="gates", **own)
-        # a dense layer, then depth to space
-        self.correction = keras.layers.Conv2DTranspose(bands, patch, strides=patch, name="correction", **own)
-
-    def build(self, input_shape: Shape) -> None:
-        """Weights for features of ``input_shape``."""
-        _, leads, _, _, channels = input_shape
-        self.gates.build((None, None, None, channels))
-        self.correction.build((None, None, None, channels))
-        self.lead_gates = self.add_weight(shape=(leads, self.gate_count), initializer="zeros", name="lead_gates")
-
-    def call(self, features: Tensor, values: Tensor, known: Tensor) -> Tensor:
-        """See the class."""
-        leads, patches = features.shape[1], fold(features)
-        gates = unfold(self.gates(patches), leads) + self.lead_gates[:, None, None, :]
-        fine, coarse = self.details(values, known)
-        fine_gates, coarse_gates = ops.split(gates, [fine.shape[-1]], axis=-1)
-        damping = self._gated(self._enlarged(fine_gates), fine) + self._enlarged(self._gated(coarse_gates, coarse))
-        return values[:, None, ..., : self.bands] - damping + unfold(self.correction(patches), leads)
-
-    def compute_output_shape(self, features_shape: Shape, values_shape: Shape, known_shape: Shape) -> Shape:
-        """``(batch, lead, y, x, bands)``."""
-        batch, y, x, _ = values_shape
-        return batch, features_shape[1], y, x, self.bands
-
-    def get_config(self) -> dict[str, Any]:
-        """What ``from_config`` needs."""
-        return {**super().get_config(), "bands": self.bands, "patch": self.patch}
-
-    def _enlarged(self, sequence: Tensor) -> Tensor:
-        return unfold(self.details.enlarge(fold(sequence)), sequence.shape[1])
-
-    def _gated(self, gates: Tensor, details: Tensor) -> Tensor:
-        sum_of_scales = np.tile(np.eye(self.bands), (details.shape[-1] // self.bands, 1))
-        return ops.matmul(gates * details[:, None], ops.convert_to_tensor(sum_of_scales, dtype=gates.dtype))

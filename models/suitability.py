@@ -13,7 +13,7 @@ from pipeline.specs import CovariateSpec
 if TYPE_CHECKING:
     from models.prediction import Card
 
-LAYERS = 2  # raised when the networks' layers change so that older weights mean nothing any more
+LAYERS = 3  # raised when the networks' layers change so that older weights mean nothing any more
 
 
 def check_fit(card: Card, settings: Settings, what: str) -> None:
@@ -47,11 +47,22 @@ def _check_bands(card: Card, settings: Settings, what: str) -> None:
 
 def _check_frames(card: Card, settings: Settings, what: str) -> None:
     known, asked = card.network, settings.samples
+    if card.seasonal is not None:
+        _check_cadence(card, settings, what)
+        return
     if known.horizon < asked.horizon or known.context_frames != asked.context_frames:
         msg = (
             f"{what} sees {known.context_frames} frames and forecasts {known.horizon} slots ahead; "
             f"samples.context_frames is {asked.context_frames}, samples.horizon {asked.horizon}. Train again."
         )
+        raise ModelError(msg)
+
+
+def _check_cadence(card: Card, settings: Settings, what: str) -> None:
+    """A seasonal network forecasts any time from any past; its slots are as long as those that it learned from."""
+    known = None if card.seasonal is None else card.seasonal.cadence
+    if known != settings.axis.cadence:
+        msg = f"{what} was trained at a cadence of {known}, axis.cadence is {settings.axis.cadence}: train again"
         raise ModelError(msg)
 
 

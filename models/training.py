@@ -18,14 +18,23 @@ from numpy.typing import NDArray
 
 from models.checkpoint import Checkpoints, Fingerprint, State
 from models.devices import Engine, deterministic, engine
-from models.losses import MaskedMeanSquaredError
+from models.losses import MaskedLoss, loss_of
 from models.networks import NetworkSpec, build
-from models.optimisation import Optimisation, make_optimizer
+from models.optimisation import Arrays, Optimisation, make_optimizer
 from models.pace import Clock, Pace, Stop
 from models.validation import Judge, forecast_alone, inputs_of, skill
-from pipeline.chips import ChipReader, Chips
+from pipeline.chips import Chips
 from pipeline.errors import Interrupted, ModelError
+from pipeline.normalise import Statistics
 from pipeline.specs import TrainingSpec
+
+
+class Reader(Protocol):
+    """Where batches come from."""
+
+    def read(self, step: int) -> Chips:
+        """The batch of a step, always the same."""
+        ...
 
 
 class Tracker(Protocol):
@@ -84,14 +93,16 @@ class Fitted:
         return min(self.history, key=lambda epoch: epoch["val_loss"])
 
 
-def fit(  # noqa: PLR0913 - the last three are options, by keyword only
+def fit(  # noqa: PLR0913 - the others are options, by keyword only
     network: NetworkSpec,
     spec: TrainingSpec,
-    training: ChipReader,
+    training: Reader,
     validation: Sequence[Chips],
     tracker: Tracker,
     *,
     checkpoints: Checkpoints | None = None,
+    statistics: Statistics | None = None,
+    initial: Arrays | None = None,
     progress: Callable[[Progress], None] | None = None,
     limit: timedelta | None = None,
 ) -> Fitted:
@@ -107,6 +118,9 @@ def fit(  # noqa: PLR0913 - the last three are options, by keyword only
         validation: the chips that watch, always the same.
         tracker: told the metrics of each epoch; an epoch that a crash made us repeat is told again.
         checkpoints: where the state is kept; without, a training that is stopped is lost.
+        statistics: of the forecast bands, for the scale that they are learned on; None: on their own.
+        initial: weights to begin with, in the order of the network's own, measured before the first epoch and kept
+            where nothing is better; None: those of the seed.
         progress: told each step.
         limit: wall time of this call, at most; one step is always made.
 
@@ -116,13 +130,15 @@ def fit(  # noqa: PLR0913 - the last three are options, by keyword only
         ModelError: the training diverges, or ``checkpoints`` are those of other settings or data.
         NotEnoughFramesError: no pixel of the validation chips can be scored.
     """
-    fingerprint = {} if checkpoints is None else _fingerprint(network, spec, training, validation)
+    fingerprint = {} if checkpoints is None else _fingerprint(network, spec, training, validation, initial)
     state = None if checkpoints is None else checkpoints.resume(fingerprint)
-    judge = Judge.over(validation, network)
+    loss = loss_of(network.quantile_levels, statistics)
+    judge = Judge.over(validation, network, loss)
     if state is None or not state.finished:
         with Stop(limit) as stop:
-            optimisation = Optimisation(_engine(network, spec), spec)
-            course = _Course(spec, training, judge, tracker, optimisation, checkpoints, progress, fingerprint)
+            optimisation = Optimisation(_engine(network, spec, loss, initial), spec)
+            parts = spec, training, judge, tracker, optimisation, checkpoints, progress, fingerprint
+            course = _Course(*parts, given=initial is not None)
             if state is not None:
                 course.restore(state)
             state = course.run(stop)
@@ -130,23 +146,29 @@ def fit(  # noqa: PLR0913 - the last three are options, by keyword only
     return Fitted(judge.network, state.history)
 
 
-def _engine(network: NetworkSpec, spec: TrainingSpec) -> Engine:
+def _engine(network: NetworkSpec, spec: TrainingSpec, loss: MaskedLoss, initial: Arrays | None) -> Engine:
     """An untrained network on its devices."""
     deterministic(spec.seed)
-    loss = MaskedMeanSquaredError()
     share = {"devices": spec.devices, "batch": spec.batch}
-    return engine(lambda: forecast_alone(_built(network, spec.precision)), make_optimizer, loss, **share)
+    return engine(lambda: forecast_alone(_built(network, spec.precision, initial)), make_optimizer, loss, **share)
 
 
-def _built(network: NetworkSpec, precision: str) -> Any:
-    return build(network) if precision == "float32" else build(network, precision)
+def _built(network: NetworkSpec, precision: str, initial: Arrays | None) -> Any:
+    model: Any = build(network) if precision == "float32" else build(network, precision)
+    if initial is not None:
+        model.set_weights(initial)
+    return model
 
 
 def _fingerprint(
-    network: NetworkSpec, spec: TrainingSpec, training: ChipReader, validation: Sequence[Chips]
+    network: NetworkSpec,
+    spec: TrainingSpec,
+    training: Reader,
+    validation: Sequence[Chips],
+    initial: Arrays | None,
 ) -> Fingerprint:
     """What the end of a training depends on; how often its state is kept is no part of that."""
-    chips = hashlib.sha256()
+    chips = hashlib.sha256(b"".join(one.tobytes() for one in initial or ()))
     for one in (training.read(0), *validation):
         for array in (getattr(one, part.name) for part in fields(one)):
             chips.update(b"" if array is None else array.tobytes())
@@ -163,13 +185,14 @@ class _Course:
     """A training on its way: what it was given, and how far it is."""
 
     spec: TrainingSpec
-    reader: ChipReader
+    reader: Reader
     judge: Judge
     tracker: Tracker
     optimisation: Optimisation
     checkpoints: Checkpoints | None
     progress: Callable[[Progress], None] | None
     fingerprint: Fingerprint
+    given: bool
     clock: Clock = field(default_factory=Clock)
     pace: Pace = field(default_factory=Pace)
     losses: list[float] = field(default_factory=list)
@@ -183,20 +206,28 @@ class _Course:
         Raises:
             Interrupted: it was stopped.
         """
+        if self.given and not self.history:
+            self._validate()
+            self.finished = self._enough()
         while not self.finished:
             self._epoch(stop)
             self.finished = self._enough()
             self._heed(stop, due=True)
         return self._state()
 
+    @property
+    def epochs(self) -> int:
+        """How many are over; the entry of weights that were given is none."""
+        return len(self.history) - (self.given and bool(self.history))
+
     def _enough(self) -> bool:
         losses = [entry["val_loss"] for entry in self.history]
         waited = len(losses) - 1 - int(np.argmin(losses))
-        return len(losses) >= self.spec.epochs or waited >= self.spec.patience or self.clock.over(self.spec)
+        return self.epochs >= self.spec.epochs or waited >= self.spec.patience or self.clock.over(self.spec)
 
     def _epoch(self, stop: Stop) -> None:
         """The steps that are left of the running epoch, then its validation."""
-        end = (len(self.history) + 1) * self.spec.steps_per_epoch
+        end = (self.epochs + 1) * self.spec.steps_per_epoch
         self.pace.start()
         with closing(_batches(self.reader, self.judge.spec.patch, range(self.optimisation.steps, end))) as batches:
             for batch in batches:
@@ -210,16 +241,17 @@ class _Course:
         self.losses.append(self.optimisation.step(batch.inputs, batch.targets))
         self.pace.step(self.spec.batch)
         if self.progress is not None:
-            of_epoch = self.optimisation.steps - len(self.history) * self.spec.steps_per_epoch
-            epoch = len(self.history) + 1, self.spec.epochs
+            of_epoch = self.optimisation.steps - self.epochs * self.spec.steps_per_epoch
+            epoch = self.epochs + 1, self.spec.epochs
             self.progress(Progress(*epoch, of_epoch, self.spec.steps_per_epoch, self.losses[-1], self.pace.rate))
 
     def _validate(self) -> None:
-        loss = float(np.mean(self.losses))
-        val_loss = self.judge.error(self.optimisation.weights)
-        _refuse_divergence(loss, val_loss, len(self.history))
-        val_skill = skill(val_loss, self.judge.reference)
-        entry = {"loss": loss, "val_loss": val_loss, "val_skill": val_skill, "learning_rate": self.optimisation.rate}
+        verdict = self.judge.measure(self.optimisation.weights)
+        loss = float(np.mean(self.losses)) if self.losses else verdict.loss
+        _refuse_divergence(loss, verdict.loss, self.epochs)
+        val_skill = skill(verdict.squared, self.judge.reference)
+        entry = {"loss": loss, "val_loss": verdict.loss, "val_skill": val_skill}
+        entry["learning_rate"] = self.optimisation.rate
         self.history.append(entry)
         self.losses = []
         told = {**entry, "chips_per_second": self.pace.mean, "cpu_seconds": self.clock.cpu}
@@ -271,7 +303,7 @@ class Batch:
     targets: NDArray[np.float32]
 
 
-def _batches(reader: ChipReader, patch: int, steps: range) -> Generator[Batch]:
+def _batches(reader: Reader, patch: int, steps: range) -> Generator[Batch]:
     """Those of the steps; the next one is read while the one before trains."""
 
     def read(step: int) -> Batch:

@@ -1,8 +1,8 @@
-"""How good weights are: squared error on chips that never change, in float32, beside that of the extrapolation."""
+"""How good weights are: the training's own loss, and squared error beside that of the extrapolation, on fixed chips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,11 +10,25 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from models.losses import MeanAndQuantiles
 from models.networks import NetworkSpec, build
 from models.optimisation import Arrays
 from models.prediction import network_inputs
 from pipeline.chips import Chips
 from pipeline.errors import NotEnoughFramesError
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What weights are worth on the validation chips, standardised, per pixel that counts.
+
+    Attributes:
+        loss: what the training makes small.
+        squared: squared error of the mean.
+    """
+
+    loss: float
+    squared: float
 
 
 @dataclass(slots=True)
@@ -26,42 +40,83 @@ class Judge:
         forecasting: the same without its other outputs.
         chips: what it is measured on.
         spec: of the network.
+        loss: what the training makes small.
         reference: squared error of the extrapolation.
         best: the best weights; empty where none were measured.
-        least: their error.
+        least: their loss.
     """
 
     network: Any
     forecasting: Any
     chips: Sequence[Chips]
     spec: NetworkSpec
+    loss: MeanAndQuantiles
     reference: float
     best: Arrays = ()
     least: float = np.inf
 
     @classmethod
-    def over(cls, chips: Sequence[Chips], spec: NetworkSpec) -> Self:
+    def over(cls, chips: Sequence[Chips], spec: NetworkSpec, loss: MeanAndQuantiles) -> Self:
         """One that has measured nothing yet.
 
         Raises:
             NotEnoughFramesError: no pixel of the chips can be scored.
         """
-        reference = squared_error(chips, spec.bands_out, lambda one: newest(one, spec.bands_out))
+        reference = _reference(chips, spec, loss)
         network: Any = build(spec)
         forecasting = forecast_alone(network)
         forecasting.compile(jit_compile=keras.backend.backend() == "jax")  # XLA makes TensorFlow's convolutions slower
-        return cls(network, forecasting, chips, spec, reference)
+        return cls(network, forecasting, chips, spec, loss, reference)
 
-    def error(self, weights: Arrays) -> float:
-        """Mean squared error of a network with these weights, standardised; where none was less they are kept."""
+    def measure(self, weights: Arrays) -> Verdict:
+        """What a network with these weights is worth; where none had less loss they are kept."""
         self.network.set_weights(weights)
-        error = squared_error(self.chips, self.spec.bands_out, self._forecast)
-        if error <= self.least or not self.best:
-            self.best, self.least = weights, error
-        return error
+        verdict = self._verdict()
+        if verdict.loss <= self.least or not self.best:
+            self.best, self.least = weights, verdict.loss
+        return verdict
 
-    def _forecast(self, chips: Chips) -> NDArray[np.float32]:
-        return self.forecasting.predict_on_batch(inputs_of(chips, self.spec.patch))
+    def _verdict(self) -> Verdict:
+        loss, squared, count = 0.0, 0.0, 0
+        for one in self.chips:
+            met = _met(one, self.spec.bands_out)
+            said = np.asarray(self.forecasting.predict_on_batch(inputs_of(one, self.spec.patch)))
+            loss += float(self.loss.total(met, said))
+            squared += _squared(self.loss, said[..., : met.shape[-1]], met)
+            count += int(np.isfinite(met).sum())
+        return Verdict(loss / count, squared / count)
+
+
+def _reference(chips: Sequence[Chips], spec: NetworkSpec, loss: MeanAndQuantiles) -> float:
+    """Mean squared error of the extrapolation.
+
+    Raises:
+        NotEnoughFramesError: no pixel of the chips can be scored.
+    """
+    total, count = 0.0, 0
+    for one in chips:
+        met = _met(one, spec.bands_out)
+        total += _squared(loss, newest(one, spec.bands_out), met)
+        count += int(np.isfinite(met).sum())
+    if not count:
+        msg = (
+            f"validation needs pixels that are valid in context and targets, found none in {len(chips)} batches: "
+            "check nodata and masks, ingest more scenes, or raise samples.validation_fraction"
+        )
+        raise NotEnoughFramesError(msg)
+    return total / count
+
+
+def _met(chips: Chips, bands: tuple[int, ...]) -> NDArray[np.float32]:
+    """Targets where a newest value is known, NaN elsewhere: so every predictor is measured on the same pixels."""
+    return np.where(np.isfinite(newest(chips, bands)), chips.targets, np.float32(np.nan))
+
+
+def _squared(loss: MeanAndQuantiles, said: NDArray[np.float32], met: NDArray[np.float32]) -> float:
+    """Sum of squared errors of a mean, in standard deviations of the band itself."""
+    known = np.isfinite(met)
+    one, other = (np.asarray(loss.linear(np.where(known, field, np.float32(0)))) for field in (said, met))
+    return float(((one - other)[known].astype(np.float64) ** 2).sum())
 
 
 def forecast_alone(network: Any) -> Any:
@@ -95,33 +150,3 @@ def newest(chips: Chips, bands: tuple[int, ...]) -> NDArray[np.float32]:
     for layer in np.moveaxis(chips.frames[..., list(bands)], 1, 0):
         value = np.where(np.isfinite(layer), layer, value)
     return np.repeat(value[:, np.newaxis], chips.targets.shape[1], axis=1)
-
-
-def squared_error(
-    validation: Sequence[Chips], bands: tuple[int, ...], predict: Callable[[Chips], NDArray[np.float32]]
-) -> float:
-    """Mean squared error over the pixels of all chips whose target and newest value are known, standardised.
-
-    So every predictor is measured on the same pixels; NaN where one says nothing about one of them.
-
-    Args:
-        validation: the chips.
-        bands: indices of the targets' bands.
-        predict: makes what is compared with the targets.
-
-    Raises:
-        NotEnoughFramesError: there is no such pixel.
-    """
-    total, count = 0.0, 0
-    for chips in validation:
-        known = np.isfinite(chips.targets) & np.isfinite(newest(chips, bands))
-        error = (np.asarray(predict(chips)) - chips.targets)[known].astype(np.float64)
-        total += float((error**2).sum())
-        count += error.size
-    if not count:
-        msg = (
-            f"validation needs pixels that are valid in context and targets, found none in {len(validation)} batches: "
-            "check nodata and masks, ingest more scenes, or raise samples.validation_fraction"
-        )
-        raise NotEnoughFramesError(msg)
-    return total / count

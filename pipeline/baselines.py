@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import NotEnoughFramesError
 from pipeline.lagrangian import Advected
-from pipeline.predictor import Context, Forecast, Predictor, Source
+from pipeline.predictor import MEAN, POINTS, Context, Forecast, Predictor, Source
 from pipeline.specs import MotionSpec
 
 
@@ -43,8 +43,8 @@ def extrapolation(spec: MotionSpec) -> Advected:
 class Ladder:
     """Predictors from the best to the surest: what one leaves unknown, the next one fills.
 
-    A pixel that several rungs made (bands or quantities of different origin) carries the lowest one's source and the
-    greatest age. A rung that lacks frames is left out; a quantity that it does not give stays NaN where it fills in.
+    Each band of a pixel comes whole from one rung, every quantity of it: see :func:`fill`. A pixel whose bands came
+    from several carries the lowest one's source and the greatest age. A rung that lacks frames is left out.
 
     Attributes:
         predictors: the rungs, best first.
@@ -74,13 +74,26 @@ class Ladder:
 
 
 def fill(forecast: Forecast, rung: Forecast) -> Forecast:
-    """``forecast`` with what it leaves unknown taken from ``rung``, quantity by quantity; see :class:`Ladder`."""
-    offered = _quantities(rung, forecast.quantities)
-    gaps = np.isnan(forecast.values) & ~np.isnan(offered)
-    touched = gaps.any(axis=(2, 5))
+    """``forecast`` with what it leaves unknown taken from ``rung``, all quantities of a pixel's band at once.
+
+    A quantity that the rung does not give is its point forecast, the mean: an interval without width, told from a real
+    one by the pixel's source. A rung that has bounds but no mean is of no use for the others.
+
+    Args:
+        forecast: what to fill, wherever one of its quantities is unknown.
+        rung: which pixels it knows in all of ``forecast``'s quantities fills in.
+    """
+    offered = [_offered(rung, name) for name in forecast.quantities]
+    lacking = np.isnan(forecast.values).any(axis=2)
+    for values in offered:
+        lacking &= ~np.isnan(values)
+    values = forecast.values.copy()  # one quantity at a time: 5 of 12 leads on a megapixel are 240 MB
+    for index, filling in enumerate(offered):
+        np.copyto(values[:, :, index], filling, where=lacking)
+    touched = lacking.any(axis=-1)
     return replace(
         forecast,
-        values=np.where(gaps, offered, forecast.values),
+        values=values,
         source=np.where(touched, np.maximum(forecast.source, rung.source), forecast.source),
         age=np.where(touched, np.fmax(forecast.age, rung.age), forecast.age),
     )
@@ -97,11 +110,10 @@ def _newest(context: Context) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return values, ages
 
 
-def _quantities(forecast: Forecast, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Values in the order of ``names``; NaN where ``forecast`` does not give one."""
-    missing = np.full_like(forecast.values[:, :, 0], np.nan)
-    given = {name: forecast.values[:, :, i] for i, name in enumerate(forecast.quantities)}
-    return np.stack([given.get(name, missing) for name in names], axis=2)
+def _offered(rung: Forecast, quantity: str) -> NDArray[np.float32]:
+    """A quantity as ``rung`` gives it, ``(batch, lead, y, x, band)``, or what stands in for it."""
+    standing = next((name for name in (quantity, MEAN, *POINTS) if name in rung.quantities), None)
+    return np.full_like(rung.values[:, :, 0], np.nan) if standing is None else rung.of(standing)
 
 
 def _attempt(predictor: Predictor, context: Context, horizon: int) -> Forecast | None:

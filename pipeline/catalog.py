@@ -24,7 +24,7 @@ from pipeline.errors import PublishError
 from pipeline.predictor import Forecast
 from pipeline.raster import describe, read_dn, read_physical, sha256, write_cog
 from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, grid_facts, iso, lead_tags, run_folder, run_key
-from pipeline.sheets import Sheet, quality_sheet, value_sheet
+from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
 from pipeline.stac import CATALOGUE, RasterFile, StoredFile, day_catalogue, iso_duration, lead_item
 from pipeline.times import parse_time
 
@@ -223,7 +223,7 @@ def _write_lead(stage: Path, forecast: Forecast, run: RunRecord, outlet: Outlet,
     """Writes the three files of the lead at ``index``; returns its part of the manifest."""
     lead = run.lead(index + 1)
     tags = lead_tags(run, outlet, lead)
-    shown = value_sheet(forecast, index, outlet.stored_bands)
+    shown = value_sheet(forecast, index, stored_bands(outlet.bands, outlet.resolution))
     values = _write_sheet(stage / f"{lead.name}.tif", shown, outlet, tags)
     quality = _write_sheet(
         stage / f"{lead.name}-quality.tif", quality_sheet(forecast, index, run.cadence), outlet, tags

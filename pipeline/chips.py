@@ -15,7 +15,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,11 @@ LOOK = 4  # px between those that are counted; all of them took a third of a bat
 KEPT = 2  # frames that are never hidden: motion and tendency need two
 PARTS = ("frames", "ages", "targets")
 COVARIATES = "covariates"
-VERSION = 2  # raised when the same recipe comes to other bytes
+VERSION = 3  # raised when the same recipe comes to other bytes
 KEY_LENGTH = 16
 OTHER_FILES = 512  # open files left to everything else, beside the mapped samples
 Turn = tuple[int, bool]  # quarter turns, and whether it is mirrored
-HIDING = 1  # a second stream of random numbers, so that hiding frames changes no place
+HIDING, JITTERING = 1, 2  # streams of random numbers of their own, so that hiding frames changes no place
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,15 @@ class Chips:
         ages: ``(batch, frame)``, float32, in slots.
         targets: ``(batch, lead, y, x, band)``, float32, forecast bands only.
         covariates: ``(batch, frame + lead, y, x, channel)``, float32, no NaN; None where there are none.
+        leads: how many of the targets a sample may meet, the others being those of a later part and NaN; None: all, or
+            a batch of several samples.
     """
 
     frames: NDArray[np.float32]
     ages: NDArray[np.float32]
     targets: NDArray[np.float32]
     covariates: NDArray[np.float32] | None = None
+    leads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ class AlignedFrames:
         frames, ages, targets, *told = (np.load(self._path(one, name), mmap_mode="r") for name in self._parts())
         shape = (*told[0].shape[:1], *frames.shape[1:3], *told[0].shape[3:]) if told else ()
         covariates = np.broadcast_to(told[0], shape)[np.newaxis] if told else None
-        return Chips(frames[np.newaxis], ages[np.newaxis], targets[np.newaxis], covariates)
+        return Chips(frames[np.newaxis], ages[np.newaxis], targets[np.newaxis], covariates, len(one.targets))
 
     def _parts(self) -> tuple[str, ...]:
         return (*PARTS, COVARIATES) if self.covariates is not None and self.covariates.channels else PARTS
@@ -166,12 +169,15 @@ class AlignedFrames:
     def _path(self, one: Sample, part: str) -> Path:
         area = self.area
         place = "whole" if area is None else f"{area.y0}-{area.y1}-{area.x0}-{area.x1}"
-        return self.folder / self.key / place / f"{one.init:06d}-{part}.npy"
+        return self.folder / self.key / place / f"{one.init:06d}-{len(one.targets):03d}-{part}.npy"
 
     def _make(self, one: Sample) -> Chips:
-        context = read_context(self.cube, one, self.recipe.samples, area=self.area)
+        context, horizon = (
+            read_context(self.cube, one, self.recipe.samples, area=self.area),
+            self.recipe.samples.horizon,
+        )
         if self.covariates is not None:
-            context = self.covariates.attach(context, one.init, len(one.targets), area=self.area)
+            context = self.covariates.attach(context, one.init, horizon, area=self.area)
         (motion,) = estimate_motions(context, self.recipe.motion)
         aligned = align(context, (motion,))
         truth = read_targets(self.cube, one, self.area).values[..., list(self.recipe.forecast_bands)]
@@ -180,7 +186,7 @@ class AlignedFrames:
         self._save(one, "frames", statistics.scale(aligned.values[0]).astype(np.float16))
         self._save(one, "ages", aligned.ages[0])
         scaled = statistics.of_bands(self.recipe.forecast_bands).scale(targets)
-        self._save(one, "targets", scaled.astype(np.float16))
+        self._save(one, "targets", _filled_up(scaled.astype(np.float16), horizon))
         if aligned.covariates is not None:
             self._save(one, COVARIATES, _once(aligned.covariates[0]).astype(np.float16))
         return self._load(one)
@@ -192,6 +198,12 @@ class AlignedFrames:
             partial = path.with_name(f".{path.name}")
             np.save(partial, array)
             partial.replace(path)
+
+
+def _filled_up(targets: NDArray[np.float16], horizon: int) -> NDArray[np.float16]:
+    """With missing leads up to the horizon."""
+    lacking = max(horizon - len(targets), 0)
+    return np.pad(targets, ((0, lacking), (0, 0), (0, 0), (0, 0)), constant_values=np.nan)
 
 
 def _once(covariates: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -231,6 +243,8 @@ class ChipReader:
         drop_frames: how likely each context frame is hidden, as if it had not come: its pixels are NaN, its age stays.
             The newest one too; never all, two with anything to see stay where there were as many.
         interest: where chips are drawn more often, of the same samples, area and size; None: anywhere alike.
+        jitter: spread of a factor around 1 and of a shift around 0 on the standardised scale, one of each for all
+            frames, targets and bands of a chip.
     """
 
     samples: tuple[Chips, ...]
@@ -241,6 +255,7 @@ class ChipReader:
     augment: bool = True
     drop_frames: float = 0.0
     interest: Interest | None = None
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         if any(chip > side for chip, side in zip(self.size, self.area.shape, strict=True)):
@@ -257,6 +272,10 @@ class ChipReader:
         """The reader of the chips that watch a training: as wide batches, else nothing of what the training varies."""
         return ChipReader(samples, area, size, self.batch, seed=0, augment=False)
 
+    def sized(self, batch: int) -> ChipReader:
+        """The same reader with batches of another length."""
+        return replace(self, batch=batch)
+
     def iterate(self, step: int = 0) -> Iterator[Chips]:
         """The batches from a step on, without end."""
         return (self.read(at) for at in count(step))
@@ -268,13 +287,12 @@ class ChipReader:
         frames = _stacked([chip.frames for chip in chips], turns)
         if self.drop_frames:
             _hide(frames, self.drop_frames, np.random.default_rng([self.seed, step, HIDING]))
+        targets = _stacked([chip.targets for chip in chips], turns)
+        if self.jitter:
+            _vary((frames, targets), self.jitter, np.random.default_rng([self.seed, step, JITTERING]))
         told = [chip.covariates for chip in chips if chip.covariates is not None]
-        return Chips(
-            frames,
-            np.stack([np.asarray(chip.ages, np.float32) for chip in chips]),
-            _stacked([chip.targets for chip in chips], turns),
-            _stacked(told, turns) if told else None,
-        )
+        ages = np.stack([np.asarray(chip.ages, np.float32) for chip in chips])
+        return Chips(frames, ages, targets, _stacked(told, turns) if told else None)
 
     def _draw(self, random: np.random.Generator) -> tuple[Chips, Turn]:
         """One chip, without the axis of the batch, and how it is to be turned."""
@@ -304,7 +322,8 @@ class ChipReader:
         top, left = self.area.y0 + y, self.area.x0 + x
         rows, columns = slice(top, top + self.size[0]), slice(left, left + self.size[1])
         told = None if whole.covariates is None else whole.covariates[0, :, rows, columns]
-        return Chips(whole.frames[0, :, rows, columns], whole.ages[0], whole.targets[0, :, rows, columns], told)
+        targets = whole.targets[0, :, rows, columns]
+        return Chips(whole.frames[0, :, rows, columns], whole.ages[0], targets, told, whole.leads)
 
 
 def chip_size(area: Window, wanted: int, patch: int) -> tuple[int, int]:
@@ -329,8 +348,8 @@ def _random_turn(random: np.random.Generator, *, square: bool) -> Turn:
 
 
 def _filled(chip: Chips) -> float:
-    """Valid part of the newest frame or of the targets, the smaller one, by pixels on a lattice."""
-    newest, targets = chip.frames[-1, ::LOOK, ::LOOK], chip.targets[:, ::LOOK, ::LOOK]
+    """Valid part of the newest frame or of the targets that may be met, the smaller one, by pixels on a lattice."""
+    newest, targets = chip.frames[-1, ::LOOK, ::LOOK], chip.targets[: chip.leads, ::LOOK, ::LOOK]
     return min(float(np.isfinite(newest).mean()), float(np.isfinite(targets).mean()))
 
 
@@ -341,6 +360,15 @@ def _hide(frames: NDArray[np.float32], share: float, random: np.random.Generator
         seen = np.flatnonzero([np.isfinite(frame).any() for frame in chip])
         hidden = seen[np.argsort(wish[seen], kind="stable")][: max(len(seen) - KEPT, 0)]
         chip[hidden[wish[hidden] < share]] = np.nan
+
+
+def _vary(batches: Sequence[NDArray[np.float32]], spread: float, random: np.random.Generator) -> None:
+    """Other contrast and level for each chip of ``(batch, time, y, x, band)``, in place."""
+    gains, shifts = (random.normal(middle, spread, len(batches[0])) for middle in (1.0, 0.0))
+    for batch in batches:
+        for chip, gain, shift in zip(batch, gains, shifts, strict=True):
+            chip *= np.float32(gain)
+            chip += np.float32(shift)
 
 
 def _stacked(arrays: Sequence[NDArray], turns: Sequence[Turn]) -> NDArray[np.float32]:

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
 
 
 def load(path: Path) -> Settings:
-    """Settings from a TOML file and the environment, with absolute paths.
+    """Settings from a TOML file and the environment, with absolute paths and a limit to the motion believed.
 
     Raises:
         ConfigError: the file is missing, is not TOML or breaks a rule; the text names field, value, rule and fix.
@@ -161,7 +161,7 @@ def parse(document: dict[str, Any], *, source: str, folder: Path) -> Settings:
             f"{source}: a CUBECAST_ environment variable cannot be read: {error} ({error.__cause__}). Mend or unset it"
         )
         raise ConfigError(msg) from None
-    return _absolute(settings, folder)
+    return _limited(_absolute(settings, folder))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -218,8 +218,20 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
         scenes = scenes.model_copy(update={"mask": mask})
     static = tuple(_anchored(path, folder) for path in settings.covariates.static)
     covariates = settings.covariates.model_copy(update={"static": static})
-    update = {"workspace": _anchored(settings.workspace, folder), "scenes": scenes, "covariates": covariates}
+    together = tuple(_anchored(path, folder) for path in settings.training.together)
+    update = {
+        "workspace": _anchored(settings.workspace, folder),
+        "scenes": scenes,
+        "covariates": covariates,
+        "training": settings.training.model_copy(update={"together": together}),
+    }
     return cast("Settings", settings.model_copy(update=update))
+
+
+def _limited(settings: Settings) -> Settings:
+    """With what is derived from pixel size and cadence where nobody said it."""
+    motion = settings.motion.limited(settings.grid.geobox(), settings.axis.cadence)
+    return cast("Settings", settings.model_copy(update={"motion": motion}))
 
 
 def _anchored(path: Path, folder: Path) -> Path:

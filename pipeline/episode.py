@@ -27,11 +27,12 @@ class Episode:
         cadence: one slot.
         acquired: times of the context frames, UTC, oldest first.
         context: ``(frame, y, x)``, as observed, in the units of the band; NaN where missing.
-        forecast: ``(lead, y, x)``, for leads 1, 2, ... slots; NaN where nothing is known.
+        forecast: ``(lead, y, x)``, for leads 1, 2, ... slots, the median if there is one; NaN where nothing is known.
         truth: shape of ``forecast``, NaN where missing; None where nothing has come yet.
         attention: ``(lead, frame, y / patch, x / patch)``, weights from 0 to 1 where things are at the init time, NaN
             where no frame has a valid pixel; None for a forecast without.
         patch: side of a patch of ``attention``, pixels.
+        interval: ``(2, lead, y, x)``, the forecast's lower and upper end (q10 and q90); None for a forecast without.
     """
 
     product: str
@@ -47,6 +48,7 @@ class Episode:
     truth: Maps | None = None
     attention: Maps | None = None
     patch: int = 1
+    interval: Maps | None = None
 
     def __post_init__(self) -> None:
         frames, height, width = self.context.shape
@@ -62,6 +64,9 @@ class Episode:
         needed = (len(self.forecast), frames, -(-height // self.patch), -(-width // self.patch))
         if self.attention is not None and self.attention.shape != needed:
             msg = f"an episode's attention is (lead, frame, y, x) = {needed}, found {self.attention.shape}"
+            raise ValueError(msg)
+        if self.interval is not None and self.interval.shape != (2, *self.forecast.shape):
+            msg = f"an episode's interval is (2, lead, y, x) = {(2, *self.forecast.shape)}, found {self.interval.shape}"
             raise ValueError(msg)
 
     @property
@@ -101,6 +106,21 @@ class Episode:
     def persistence_error(self, lead: int) -> Maps:
         """``(y, x)``: persistence minus truth at a lead; NaN where either is missing."""
         return self.persistence() - self.truth_at(lead)
+
+    def width(self, lead: int) -> Maps:
+        """``(y, x)``: upper minus lower end of the interval at a lead; NaN where the forecast has none."""
+        if self.interval is None:
+            return np.full(self.grid_shape, np.nan, np.float32)
+        return self.interval[1, lead - 1] - self.interval[0, lead - 1]
+
+    def held(self, lead: int) -> float | None:
+        """Share of the truth of a lead within the interval, its ends included; None where there is nothing to hold."""
+        known = np.isfinite(self.width(lead)) & np.isfinite(self.truth_at(lead))
+        if self.interval is None or not known.any():
+            return None
+        low, high = self.interval[:, lead - 1, known]
+        truth = self.truth_at(lead)[known]
+        return float(((low <= truth) & (truth <= high)).mean())
 
     def mean_errors(self) -> dict[int, MeanErrors]:
         """Mean absolute errors by lead (slots, from 1), where forecast, persistence and truth are known.

@@ -272,7 +272,8 @@ def _known_then(cube: Cube) -> str:
 def outlet(settings: Settings) -> Outlet:
     """Where and in which form the product's forecasts come out."""
     bands = tuple(settings.bands[index] for index in forecast_bands(settings))
-    return Outlet(settings.product, bands, settings.grid.geobox(), settings.paths.forecasts)
+    grid, folder = settings.grid.geobox(), settings.paths.forecasts
+    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution)
 
 
 def _record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, cos, radians, sqrt
 
 import numpy as np
 from affine import Affine
@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 DRIFT_PX = 0.01  # anywhere in the scene; less than what a bilinear resampling would show at 8 bit
 OUTLINE = 1024  # points along a side of a grid; between them a projected edge bends by less than a pixel
 LATTICE = 65
+METRES_PER_DEGREE = 111_195.0  # of a great circle on a sphere of 6371 km
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,23 @@ def tiles(shape: tuple[int, int], size: int) -> Iterator[Window]:
 def geobox(crs: str, transform: tuple[float, ...], shape: tuple[int, int]) -> GeoBox:
     """Grid from a CRS (authority code or WKT), an affine transform ``(a, b, c, d, e, f)`` and ``(height, width)``."""
     return GeoBox(shape, Affine(*transform), CRS(crs))
+
+
+def pixel_size(grid: GeoBox) -> float:
+    """Side of a pixel in metres: the root of its area, where CRS units are degrees at the grid's centre.
+
+    >>> round(pixel_size(geobox("EPSG:4326", (0.01, 0, 25, 0, -0.01, 60.5), (100, 100))))
+    786
+    """
+    height, width = grid.shape
+    t = grid.transform
+    area = abs(t.a * t.e - t.b * t.d)
+    if grid.crs is None:
+        return sqrt(area)
+    if grid.crs.geographic:
+        latitude = radians(t.d * width / 2 + t.e * height / 2 + t.f)
+        return sqrt(area * max(cos(latitude), 0.0)) * METRES_PER_DEGREE
+    return sqrt(area) * grid.crs.proj.axis_info[0].unit_conversion_factor
 
 
 def misalignment(grid: GeoBox, other: GeoBox) -> str | None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,13 +34,17 @@ from pipeline.specs import (
     SceneSpec,
     TrainingSpec,
 )
+from pipeline.survey import NOTHING_FELL
 from pipeline.times import TimeAxis
 
 DAY = timedelta(days=1)
+SEASONS_SEEN = timedelta(days=731)
+LEAST_PAST, MOST_PAST = 8, 40  # context frames of a slow series
 HEADERS = 400  # spread over the folder: a stray grid or type shows among so many, and opening them takes a second
 HOURLY = timedelta(minutes=30)  # from here on motion is told by large shapes
 SHORT_SERIES = 200  # slots; a fifth of fewer says nothing about skill
 FEW_FRAMES = 12
+RAIN = re.compile(r"rain|precip|snow_?fall|hail", re.IGNORECASE)
 INPUT_ONLY = re.compile(r"cloud|mask|quality|(^|_)(b?qa|scl|clm|clp)(_|$)", re.IGNORECASE)
 
 S = TypeVar("S", bound=BaseModel)
@@ -125,7 +130,7 @@ def inspect(folder: Path, bounds: Bounds | None = None) -> Guess:
         axis=axis,
         samples=_samples(slots, rhythm.step, side),
         motion=_motion(slots, rhythm.step, bands),
-        training=_training(side),
+        training=_training(side, rhythm.step),
         questions=_questions(bands, headers[0], None if rhythm.sure else axis),
         notes=(
             *(*file_notes, *header_notes, *timed.notes, *area.notes, *band_notes, *scene_notes, *rhythm.notes),
@@ -231,13 +236,34 @@ def _agreed(bands: Sequence[BandSpec], headers: Sequence[Header]) -> tuple[BandS
 
 
 def _roles(bands: Sequence[BandSpec], name: str) -> tuple[BandSpec, ...]:
-    """A name for a nameless only band, quality bands as input only, the floor of radar reflectivity."""
+    """A name for a nameless only band, quality bands as input only, floor and scale by the quantity."""
     if len(bands) == 1 and bands[0].name == "band_1":
         bands = [_changed(bands[0], "name", word(re.split(r"[_-]", name)[0]) or "value")]
-    bands = [_changed(band, "floor", 0.0) if band.units == "dBZ" else band for band in bands]
+    bands = [_by_quantity(band) for band in bands]
     if all(INPUT_ONLY.search(band.name) for band in bands):
         return tuple(bands)
     return tuple(_changed(band, "forecast", not INPUT_ONLY.search(band.name)) for band in bands)
+
+
+def _by_quantity(band: BandSpec) -> BandSpec:
+    """The floor of radar reflectivity, and the logarithm for amounts of rain, which are mostly small."""
+    if band.units.strip().lower() == "dbz":
+        return _changed(band, "floor", 0.0) if band.floor is None else band
+    return _changed(band, "transform", "log") if _falls(band) else band
+
+
+def _falls(band: BandSpec) -> bool:
+    """Whether a band, no reflectivity, is a rain rate or an accumulation: by its unit, else by its name and period.
+
+    >>> bands = [{"units": "mm h-1"}, {"units": "K"}, {"name": "rain_rate"}, {"period": "PT5M"}, {}]
+    >>> [_falls(BandSpec.model_validate({"name": "b", "dtype": "uint16"} | band)) for band in bands]
+    [True, False, True, True, False]
+    """
+    if band.units.strip() not in {"", "1"}:
+        return NOTHING_FELL.fullmatch(band.units.strip()) is not None
+    if band.resampling in {"nearest", "mode"}:
+        return False  # kinds of rain
+    return band.period is not None or RAIN.search(band.name) is not None
 
 
 def _scenes(timed: Timed, area: Extent, bands: Sequence[BandSpec]) -> tuple[SceneSpec, list[str]]:
@@ -274,17 +300,26 @@ def _series_notes(slots: Sequence[int], axis: TimeAxis) -> list[str]:
 
 def _samples(slots: Sequence[int], step: timedelta, side: int) -> SampleSpec:
     """Context and horizon of at most a quarter of the scenes each."""
-    slow, quarter = step >= DAY, len(slots) // 4
-    context = max(1, min(6 if slow or not _regular(slots) else 4, quarter))
-    return SampleSpec.model_validate(
-        {
-            "context_frames": context,
-            "max_age": 2 * context if _regular(slots) else _max_age(slots, context),
-            "horizon": max(1, min(6 if slow else 12, quarter)),
-            "test_fraction": 0.4 if len(slots) < SHORT_SERIES else 0.2,
-            "block_buffer": min(48, side // 6),
-        }
-    )
+    quarter = len(slots) // 4
+    parts = {
+        "horizon": max(1, min(6 if step >= DAY else 12, quarter)),
+        "test_fraction": 0.4 if len(slots) < SHORT_SERIES else 0.2,
+        "block_buffer": min(48, side // 6),
+    }
+    if step >= DAY:
+        return SampleSpec.model_validate({**parts, **_years(slots, step)})
+    context = max(1, min(4 if _regular(slots) else 6, quarter))
+    age = 2 * context if _regular(slots) else _max_age(slots, context)
+    return SampleSpec.model_validate({**parts, "context_frames": context, "max_age": age})
+
+
+def _years(slots: Sequence[int], step: timedelta) -> dict[str, int]:
+    """A context in which every season has been seen twice, as far as there are so many scenes."""
+    span = ceil(SEASONS_SEEN / step)
+    usual = span * len(slots) / max(slots[-1] - slots[0], 1)
+    context = min(max(ceil(usual), LEAST_PAST), MOST_PAST)
+    age = max(span, _max_age(slots, min(context, len(slots))))
+    return {"context_frames": context, "max_age": age, "max_missing": context - 1}
 
 
 def _max_age(slots: Sequence[int], context: int) -> int:
@@ -303,9 +338,10 @@ def _motion(slots: Sequence[int], step: timedelta, bands: Sequence[BandSpec]) ->
     return MotionSpec.model_validate(fields)
 
 
-def _training(side: int) -> TrainingSpec:
+def _training(side: int, step: timedelta) -> TrainingSpec:
     default = TrainingSpec.model_validate({})
-    return default.model_copy(update={"chip": max(16, min(default.chip, side) // default.patch * default.patch)})
+    chip = max(16, min(default.chip, side) // default.patch * default.patch)
+    return default.model_copy(update={"chip": chip, "network": "seasonal" if step >= DAY else default.network})
 
 
 def _questions(bands: Sequence[BandSpec], header: Header, unsure: AxisSpec | None) -> tuple[Question, ...]:
@@ -333,7 +369,11 @@ def _with_answer(guess: Guess, field: str, text: str) -> Guess:
     section, _, rest = field.partition(".")
     if section == "bands":
         name, _, key = rest.rpartition(".")
-        bands = (_changed(band, key, text) if band.name == name else band for band in guess.bands)
+        changed = {"transform": "none"} if key == "units" else {}  # what was guessed without a unit
+        bands = (
+            _by_quantity(_changed(band.model_copy(update=changed), key, text)) if band.name == name else band
+            for band in guess.bands
+        )
         return replace(guess, bands=tuple(bands))
     if section == "axis":
         axis = _changed(guess.axis, rest, text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.motion import Motion, displacements, estimate, warp, warp_nearest
+from pipeline.motion import Motion, Pixel, displacements, estimate, warp, warp_nearest
 from pipeline.predictor import Context, Forecast, Predictor, Source
 from pipeline.specs import MotionSpec
 
@@ -112,6 +113,9 @@ def align_targets(targets: NDArray[np.float32], motion: Motion, leads: Sequence[
 def advance(forecast: Forecast, motions: Sequence[Motion]) -> Forecast:
     """A forecast in the init time's coordinates moved forward, each lead by its own time.
 
+    A pixel's band is known in all quantities or in none: where valid pixels hold half of its bilinear weight. 4
+    quantities for 12 leads on a megapixel take 1.2 CPU-s, 0.5 of it to follow the flow.
+
     Args:
         forecast: where nothing moves.
         motions: one a batch item.
@@ -123,22 +127,48 @@ def advance(forecast: Forecast, motions: Sequence[Motion]) -> Forecast:
     horizon = values.shape[1]
     for item, motion in enumerate(motions):
         for lead, travelled in enumerate(displacements(motion, range(1, horizon + 1))):
-            values[item, lead] = _advanced_values(forecast.values[item, lead], travelled)
-            source[item, lead] = warp_nearest(forecast.source[item, lead], travelled, outside=Source.NONE)
-            age[item, lead] = warp_nearest(forecast.age[item, lead], travelled, outside=np.nan)
-    return _unlabelled(replace(forecast, values=values, source=source, age=age))
+            known = _advance_values(forecast.values[item, lead], travelled, into=values[item, lead])
+            source[item, lead] = _labels(forecast.source[item, lead], travelled, known, outside=Source.NONE)
+            age[item, lead] = _labels(forecast.age[item, lead], travelled, known, outside=np.nan)
+    return replace(forecast, values=values, source=source, age=age)
 
 
-def _advanced_values(values: NDArray[np.float32], travelled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(quantity, y, x, band)`` moved, all layers in one go."""
-    quantity, y, x, band = values.shape
-    layers = np.moveaxis(values, 0, 2).reshape(y, x, quantity * band)
-    moved, _ = warp(layers, np.isfinite(layers), travelled)
-    return np.moveaxis(moved.reshape(y, x, quantity, band), 2, 0)
+def _advance_values(
+    values: NDArray[np.float32], travelled: NDArray[np.float32], *, into: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """``(quantity, y, x, band)`` moved ``into`` the same shape; returns where any band is known, ``(y, x)``.
+
+    As :func:`pipeline.motion.warp`, but what is known is found once a band, not once a quantity.
+    """
+    valid = np.asarray(np.isfinite(values).all(axis=0))
+    back = -travelled
+    covered = np.zeros(valid.shape[:2], bool)
+    for band in range(valid.shape[2]):
+        weight = _moved(valid[..., band].astype(np.float32), back)
+        known = weight >= 0.5
+        share = np.where(known, 1 / np.maximum(weight, 0.5), np.float32(np.nan))
+        holes = ~valid[..., band]
+        for quantity in range(len(values)):
+            layer = _without(values[quantity, ..., band], holes)
+            np.multiply(_moved(layer, back), share, out=into[quantity, ..., band])
+        covered |= known
+    return covered
 
 
-def _unlabelled(forecast: Forecast) -> Forecast:
-    """No source and no age where nothing is known: the nearest pixel may be known where the bilinear one is not."""
-    unknown = np.isnan(forecast.values).all(axis=(2, 5))
-    source = np.where(unknown, np.uint8(Source.NONE), forecast.source)
-    return replace(forecast, source=source, age=np.where(unknown, np.float32(np.nan), forecast.age))
+def _without(layer: NDArray[np.float32], holes: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.where(holes, np.float32(0), layer) if holes.any() else np.ascontiguousarray(layer)
+
+
+def _moved(layer: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``(y, x)`` sampled ``back`` pixels away, bilinear; outside of the frame are zeros."""
+    kind, zeros = cv2.INTER_LINEAR | cv2.WARP_RELATIVE_MAP, cv2.BORDER_CONSTANT
+    return np.asarray(cv2.remap(layer, back, None, kind, borderMode=zeros), np.float32)  # pyright: ignore[reportCallIssue, reportArgumentType]  # the stubs forget None
+
+
+def _labels(
+    labels: NDArray[Pixel], travelled: NDArray[np.float32], known: NDArray[np.bool_], *, outside: float
+) -> NDArray[Pixel]:
+    """Labels moved by the nearest pixel; ``outside`` where nothing is known, be the nearest pixel known or not."""
+    same = (labels == labels[0, 0]).all()  # as mostly: one model and one newest frame made them all
+    moved = labels if same else warp_nearest(labels, travelled, outside=outside)
+    return np.where(known, moved, labels.dtype.type(outside))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.specs import MotionSpec
+from pipeline.specs import LONGEST_WAY, MotionSpec
 
 NEWEST_PAIRS = 3
 OLDER_PAIR_WEIGHT = (
@@ -201,7 +201,8 @@ def _pair_flow(newer: NDArray[np.uint8], older: NDArray[np.uint8], gap: float, s
     back = engine.calc(first, second, None)  # pyright: ignore[reportCallIssue, reportArgumentType]  # the stubs forget None
     flow = np.asarray(back[:height, :width], np.float32) / np.float32(-gap)
     speed = np.hypot(flow[..., :1], flow[..., 1:])
-    return (flow * (spec.max_speed / np.maximum(speed, spec.max_speed))).astype(np.float32)
+    limit = LONGEST_WAY * min(newer.shape) if spec.max_speed is None else spec.max_speed
+    return (flow * (limit / np.maximum(speed, limit))).astype(np.float32)
 
 
 def _weights(known: NDArray[np.bool_]) -> NDArray[np.float32]:

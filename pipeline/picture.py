@@ -18,7 +18,7 @@ from pipeline.page import GAP, HEADING, MISSING, QUIET, TITLE, Block, Box, Look,
 
 FRAMES_SHOWN: Final = 4
 LEADS_SHOWN: Final = 3  # beside truth and errors; alone, one more
-OUTCOMES: Final = 4  # forecast, truth, error, error of persistence
+OUTCOMES: Final = 4  # forecast, truth, error, error of persistence; width of the interval if there is one
 
 # Inches.
 _PANEL_AREA = 5.0  # square inches
@@ -28,6 +28,7 @@ _NARROWEST_PAGE = 9.0
 _MARGIN, _HEADER, _FOOTER, _LINE = 0.35, 1.0, 0.6, 0.16
 _CHART = Box(0, 0, 2.7, 2.7)
 _CHART_LABELS = 0.65
+_BAR = 3.0  # a readable length
 _TALL = 1.25  # height / width of a grid above which what came stands beside what was seen, not below
 
 _GOOD, _BAD, _FORECAST = "#1f6f3d", "#a12a1e", "#1b6ca8"
@@ -49,8 +50,9 @@ def draw(episode: Episode) -> Figure:
     """The page as a figure.
 
     Shown are the newest :data:`FRAMES_SHOWN` context frames, the attention for the last lead, the first, middle and
-    last lead with truth and errors, and mean weights and errors by lead. Without truth there are only forecasts,
-    without attention no weights. Values have one colour scale on the whole page, weights another, errors a third one.
+    last lead with truth, errors and the width of the interval, and mean weights and errors by lead. Without truth there
+    are only forecasts and widths, without attention no weights, without an interval no widths. Values, weights, errors
+    and widths have one colour scale each, on the whole page.
     """
     sheet, looks, errors = _arrange(episode), _Looks.of(episode), episode.mean_errors()
     page = Page.blank(sheet.width, sheet.height)
@@ -60,7 +62,7 @@ def draw(episode: Episode) -> Figure:
         _draw_attention(page, sheet.attention, episode, episode.attention[-1], looks.weights)
         _draw_weights_chart(page, sheet.weights_chart, episode, looks.weights)
     if episode.truth is None:
-        _draw_forecasts(page, sheet.outcome, episode, looks.values)
+        _draw_forecasts(page, sheet.outcome, episode, looks)
     else:
         _draw_outcome(page, sheet.outcome, episode, errors, looks)
         _draw_errors_chart(page, sheet.errors_chart, episode, errors)
@@ -111,8 +113,20 @@ def _panel_size(shape: tuple[int, int]) -> tuple[float, float]:
 
 
 def _outcome_block(episode: Episode, left: float, top: float, panel: tuple[float, float]) -> Block:
-    leads = len(_leads(episode))
-    return Block(left, top, 1, leads, panel) if episode.truth is None else Block(left, top, leads, OUTCOMES, panel)
+    leads, widths = len(_leads(episode)), int(episode.interval is not None)
+    if episode.truth is None:
+        return Block(left, top, 1 + widths, leads, panel)
+    return Block(left, top, leads, OUTCOMES + widths, panel)
+
+
+def _bars(block: Block, episode: Episode) -> tuple[Box, Box]:
+    """Where the keys to an outcome's first look and to its widths stand: one above the other."""
+    whole = block.bar()
+    if episode.interval is None:
+        return whole, whole
+    first, last = block.cell(0, 0), block.cell(block.rows - 1, 0)
+    height = min(_BAR, (last.bottom - first.top - TITLE) / 2)
+    return Box(whole.left, first.top, whole.width, height), Box(whole.left, last.bottom - height, whole.width, height)
 
 
 def _charts_beside(context: Block, outcome: Block) -> tuple[Box, Box]:
@@ -145,15 +159,16 @@ def _leads(episode: Episode) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Looks:
-    """One look for values, weights and errors each, on the whole page."""
+    """One look for values, weights, errors and widths each, on the whole page."""
 
     values: Look
     weights: Look
     errors: Look
+    widths: Look
 
     @classmethod
     def of(cls, episode: Episode) -> _Looks:
-        return cls(_value_look(episode), _weight_look(episode), _error_look(episode))
+        return cls(_value_look(episode), _weight_look(episode), _error_look(episode), _width_look(episode))
 
 
 def _value_look(episode: Episode) -> Look:
@@ -177,6 +192,13 @@ def _error_look(episode: Episode) -> Look:
     layers = [np.abs(error(lead)) for lead in leads for error in (episode.error, episode.persistence_error)]
     high = Look.spanning("RdBu_r", layers, (0, 98)).high
     return Look("RdBu_r", -high, high, "both")
+
+
+def _width_look(episode: Episode) -> Look:
+    """From no width at all, so that paler is surer."""
+    layers = [] if episode.interval is None else [episode.width(lead) for lead in _leads(episode)]
+    spanning = Look.spanning("Purples", layers, (0, 99))
+    return Look("Purples", 0.0, max(spanning.high, 1e-6), spanning.extend)
 
 
 # --- the parts of the page ------------------------------------------------------------------------
@@ -222,6 +244,8 @@ def _draw_attention(page: Page, block: Block, episode: Episode, weights: Maps, l
 
 def _draw_outcome(page: Page, block: Block, episode: Episode, errors: dict[int, MeanErrors], looks: _Looks) -> None:
     key = "numbers: mean absolute error; red: too high, blue: too low"
+    if episode.interval is not None:
+        key += "; purple: width of the 80 % interval"
     page.heading(block, "What it said, what came, how far off it was", key)
     for row, lead in enumerate(_leads(episode)):
         said, *others = (block.cell(row, column) for column in range(OUTCOMES))
@@ -231,7 +255,22 @@ def _draw_outcome(page: Page, block: Block, episode: Episode, errors: dict[int, 
             _draw_truth(page, others, episode, lead, errors[lead], looks)
         else:
             _draw_no_truth(page, others, episode, lead)
-    page.bar(block.bar(), looks.errors, episode.labelled("error"))
+        _draw_width(page, block.cell(row, OUTCOMES), episode, lead, looks.widths)
+    errors_bar, widths_bar = _bars(block, episode)
+    page.bar(errors_bar, looks.errors, episode.labelled("error"))
+    _draw_width_bar(page, widths_bar, episode, looks.widths)
+
+
+def _draw_width(page: Page, box: Box, episode: Episode, lead: int, look: Look) -> None:
+    if episode.interval is not None:
+        held = episode.held(lead)
+        title = "q10 to q90" if held is None else f"q10 to q90: holds {held:.0%}"
+        page.panel(box, episode.width(lead), look, title)
+
+
+def _draw_width_bar(page: Page, box: Box, episode: Episode, look: Look) -> None:
+    if episode.interval is not None:
+        page.bar(box, look, episode.labelled("width"))
 
 
 def _draw_truth(page: Page, boxes: list[Box], episode: Episode, lead: int, errors: MeanErrors, looks: _Looks) -> None:
@@ -247,12 +286,16 @@ def _draw_no_truth(page: Page, boxes: list[Box], episode: Episode, lead: int) ->
         page.note(box, "no truth to compare with", title)
 
 
-def _draw_forecasts(page: Page, block: Block, episode: Episode, look: Look) -> None:
-    page.heading(block, "What it says")
+def _draw_forecasts(page: Page, block: Block, episode: Episode, looks: _Looks) -> None:
+    key = "" if episode.interval is None else "below how wide the interval is that should hold 80 % of what comes"
+    page.heading(block, "What it says", key)
     for column, lead in enumerate(_leads(episode)):
         title = f"{episode.ahead(lead)}, {episode.clock(episode.valid_time(lead))}"
-        page.panel(block.cell(0, column), episode.forecast[lead - 1], look, title)
-    page.bar(block.bar(), look, episode.value_label())
+        page.panel(block.cell(0, column), episode.forecast[lead - 1], looks.values, title)
+        _draw_width(page, block.cell(1, column), episode, lead, looks.widths)
+    values_bar, widths_bar = _bars(block, episode)
+    page.bar(values_bar, looks.values, episode.value_label())
+    _draw_width_bar(page, widths_bar, episode, looks.widths)
 
 
 def _draw_weights_chart(page: Page, box: Box, episode: Episode, look: Look) -> None:

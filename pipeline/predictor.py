@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+MEAN, MEDIAN, MATCHED = "mean", "q50", "matched"
+POINTS = (MEAN, MEDIAN, MATCHED)  # one likely value each; the other quantities bound an interval
+
+_QUANTILE = re.compile(r"q(\d+(?:\.\d+)?)")
+
+
+def level(quantity: str) -> float | None:
+    """Probability that a quantile is not exceeded with; None for what is no quantile.
+
+    >>> level("q10"), level("q2.5"), level("mean")
+    (0.1, 0.025, None)
+    """
+    found = _QUANTILE.fullmatch(quantity)
+    percent = float(found[1]) if found else 0.0
+    return percent / 100 if 0 < percent < 100 else None
+
+
+def quantile_name(level: float) -> str:
+    """Name of a quantile, the inverse of :func:`level`.
+
+    >>> quantile_name(0.1), quantile_name(0.025)
+    ('q10', 'q2.5')
+    """
+    if not 0 < level < 1:
+        msg = f"a quantile's level lies between 0 and 1, found {level}: name it by its probability, 0.1 for q10"
+        raise ValueError(msg)
+    return f"q{round(100 * level, 6):g}"
 
 
 class Source(IntEnum):
@@ -17,6 +46,7 @@ class Source(IntEnum):
     NETWORK = 1
     EXTRAPOLATION = 2
     PERSISTENCE = 3
+    CLIMATOLOGY = 4  # after persistence, not by merit: stored numbers keep their meaning
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,13 +107,16 @@ class Forecast:
         source: ``(batch, lead, y, x)``, uint8, the :class:`Source` of each pixel.
         age: ``(batch, lead, y, x)``, float32, age of the newest input behind each pixel at the init time, in slots; NaN
             where there is none.
-        quantities: names along the quantity axis: ``mean``, later ``q10`` and so on.
+        quantities: names along the quantity axis, any of these in this order: ``mean``, which minimises the squared
+            error; quantiles by their percentage, ``q10``, ``q50`` (the median, which minimises the absolute error),
+            ``q90``; ``matched``, the mean's ranks with the values of the advected frame (Ebert 2001), which has the
+            right distribution.
     """
 
     values: NDArray[np.float32]
     source: NDArray[np.uint8]
     age: NDArray[np.float32]
-    quantities: tuple[str, ...] = ("mean",)
+    quantities: tuple[str, ...] = (MEAN,)
 
     def __post_init__(self) -> None:
         batch, lead, quantity, y, x, _ = self.values.shape
@@ -94,6 +127,17 @@ class Forecast:
         if quantity != len(self.quantities):
             msg = f"{quantity} quantities in the values, {len(self.quantities)} names: {self.quantities}"
             raise ValueError(msg)
+
+    def of(self, quantity: str) -> NDArray[np.float32]:
+        """One quantity, ``(batch, lead, y, x, band)``, a view.
+
+        Raises:
+            ValueError: the forecast does not have it.
+        """
+        if quantity not in self.quantities:
+            msg = f"this forecast has {', '.join(self.quantities)}, asked for {quantity}: ask for one that it has"
+            raise ValueError(msg)
+        return self.values[:, :, self.quantities.index(quantity)]
 
 
 class Predictor(Protocol):

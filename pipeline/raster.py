@@ -24,7 +24,7 @@ from pipeline.specs import BandSpec
 Overviews = Literal["average", "nearest"]
 
 # Deflate is the one codec besides LZW that every GeoTIFF reader knows; one thread writes the same bytes as many.
-COG_OPTIONS = {"driver": "COG", "compress": "DEFLATE", "level": 6, "predictor": "YES", "blocksize": 256}
+COG_OPTIONS = {"driver": "COG", "compress": "DEFLATE", "level": 4, "predictor": "YES", "blocksize": 256}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from odc.geo.geobox import GeoBox
 
-from pipeline.specs import BandSpec, ProductSpec
+from pipeline.specs import BandSpec, ProductSpec, Resolution
 from pipeline.times import minutes, stamp
 
 MANIFEST = "run.json"
@@ -94,29 +94,19 @@ class Outlet:
         bands: the forecast's bands, in the order of its band axis.
         grid: the forecast's grid.
         root: folder of published runs.
+        resolution: of the stored values, as the scenes' or finer.
     """
 
     product: ProductSpec
     bands: tuple[BandSpec, ...]
     grid: GeoBox
     root: Path
+    resolution: Resolution = "fine"
 
     @property
     def folder(self) -> Path:
         """The product's folder."""
         return self.root / self.product.name
-
-    @property
-    def stored_bands(self) -> tuple[BandSpec, ...]:
-        """The bands as a file stores them: as the scenes do, or as float32 where their types or fills differ.
-
-        A GeoTIFF has one type and one nodata for all its bands.
-        """
-        kinds = {(band.dtype, repr(band.fill)) for band in self.bands}  # repr: NaN equals no NaN
-        if len(kinds) == 1:
-            return self.bands
-        plain = {"dtype": "float32", "nodata": None, "scale": 1.0, "offset": 0.0}
-        return tuple(band.model_copy(update=plain) for band in self.bands)
 
 
 def run_key(run: RunRecord, outlet: Outlet) -> str:
@@ -126,6 +116,7 @@ def run_key(run: RunRecord, outlet: Outlet) -> str:
         "product": outlet.product.model_dump(),
         "bands": [band.model_dump() for band in outlet.bands],
         "grid": grid_facts(outlet.grid),
+        "resolution": outlet.resolution,
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

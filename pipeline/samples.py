@@ -2,10 +2,13 @@
 
 Time is split first: the last observed slots are the test part, the slots before them validation, the rest training.
 A part's first init time is the last frame before it, so that all that it must meet is its own. Earlier parts are purged
-of every sample whose context or targets reach a later part, or the embargo: the observed slots right before it, left
-out because what comes next resembles them. A series too short for that keeps its test part in time and takes validation
-from a stripe of the grid at the same times, with a buffer beside it that no training chip touches; both are read, and
-their motion is estimated, from their own area alone.
+of every context and target that reaches a later part, or the embargo: the observed slots right before it, left out
+because what comes next resembles them. A sample near such a boundary keeps the targets before it, and the others are
+missing (``samples.partial``: of 14 frames and a horizon of 6 that makes 12 init times instead of 7).
+
+A series too short for all that keeps its test part in time and takes validation from a stripe of the grid at the same
+times, with a buffer beside it that no training chip touches; both are read, and their motion is estimated, from their
+own area alone. Whether it is too short, whole samples decide: validation of first leads says nothing about the last.
 
 What a leak is. A pixel-time is one pixel of the grid at one slot. None may be a target of two parts; no target of
 validation or test may be visible to training as context, target, statistics or through the motion between the frames
@@ -52,7 +55,8 @@ class Sample:
     Attributes:
         init: slot for which the forecast is issued.
         context: observed slots that it sees, oldest first, none after ``init``.
-        targets: slots that it must meet, ``init + 1`` and on, observed or not.
+        targets: slots that it must meet, ``init + 1`` and on, observed or not; fewer than the horizon before a later
+            part.
     """
 
     init: int
@@ -63,6 +67,14 @@ class Sample:
     def slots(self) -> tuple[int, ...]:
         """Every slot that it touches."""
         return self.context + self.targets
+
+    def until(self, last: int) -> Sample:
+        """With the targets up to a slot.
+
+        >>> Sample(4, (3, 4), (5, 6, 7)).until(6).targets
+        (5, 6)
+        """
+        return Sample(self.init, self.context, tuple(slot for slot in self.targets if slot <= last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +161,17 @@ def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int],
     test_start = int(observed[first_test])
     candidates = _candidates(observed, spec)
     test = tuple(_after(candidates, observed, first_test))
-    known = _before(candidates, observed, first_test, spec.embargo)
-    _require(known, first_test - spec.embargo, spec)
+    last_known = _last_before(observed, first_test, spec.embargo)
+    whole, known = _before(candidates, last_known), _kept(candidates, observed, last_known, spec)
+    _require(whole, first_test - spec.embargo, spec)
     first_validation = _index(first_test - spec.embargo, spec.validation_fraction)
-    training = _before(known, observed, first_validation, spec.embargo)
-    validation = _after(known, observed, first_validation)
-    if len(training) >= MIN_TRAINING and len(validation) >= MIN_VALIDATION:
-        whole = Window(0, shape[0], 0, shape[1])
+    last_training = _last_before(observed, first_validation, spec.embargo)
+    lengths = len(_before(whole, last_training)), len(_after(whole, observed, first_validation))
+    if lengths[0] >= MIN_TRAINING and lengths[1] >= MIN_VALIDATION:
+        grid = Window(0, shape[0], 0, shape[1])
+        training, validation = _kept(known, observed, last_training, spec), _after(known, observed, first_validation)
         parts = (thin(training, spec.max_inits), thin(validation, spec.max_inits), test)
-        return Split(SplitMode.TEMPORAL, *parts, whole, whole, test_start, int(observed[first_validation]))
+        return Split(SplitMode.TEMPORAL, *parts, grid, grid, test_start, int(observed[first_validation]))
     areas = _stripe(shape, spec.validation_fraction, buffer)
     parts = (thin(known, spec.max_inits), thin(known, spec.max_inits), test)
     return Split(SplitMode.BLOCKS, *parts, *areas, test_start)
@@ -180,16 +194,27 @@ def _after(samples: Sequence[Sample], observed: NDArray[np.int64], first: int) -
     return [s for s in samples if s.init >= observed[first - 1]]
 
 
-def _before(samples: Sequence[Sample], observed: NDArray[np.int64], first: int, embargo: int) -> list[Sample]:
-    """Samples that touch neither the part that starts with the observed slot of index ``first`` nor its embargo.
+def _last_before(observed: NDArray[np.int64], first: int, embargo: int) -> int:
+    """The last slot before the part that starts with the observed slot of index ``first``, and before its embargo.
 
-    Empty slots are kept apart as well: those after the last frame before a part are targets of that part.
+    Empty slots are kept apart as well: those after the last frame before a part are targets of that part. -1 where
+    nothing lies before the embargo.
     """
     left_out = first - embargo
-    if left_out <= 0:
-        return []
-    last = min(int(observed[left_out]) - 1, int(observed[first - 1]))
+    return min(int(observed[left_out]) - 1, int(observed[first - 1])) if left_out > 0 else -1
+
+
+def _before(samples: Sequence[Sample], last: int) -> list[Sample]:
+    """Samples all of whose targets come no later than a slot."""
     return [s for s in samples if s.targets[-1] <= last]
+
+
+def _kept(samples: Sequence[Sample], observed: NDArray[np.int64], last: int, spec: SampleSpec) -> list[Sample]:
+    """What training or validation may use up to a slot: whole samples, or also parts that meet a scene."""
+    if not spec.partial:
+        return _before(samples, last)
+    present = {int(slot) for slot in observed}
+    return [cut for s in samples if present.intersection((cut := s.until(last)).targets)]
 
 
 def _require(known: Sequence[Sample], frames: int, spec: SampleSpec) -> None:
@@ -248,6 +273,14 @@ def read_context(cube: Cube, sample: Sample, spec: SampleSpec, *, area: Window |
     return Context(values[np.newaxis], np.isfinite(values)[np.newaxis], times[np.newaxis], padded[np.newaxis])
 
 
-def read_targets(cube: Cube, sample: Sample, area: Window | None = None) -> Frames:
-    """What came true, over ``area`` or the whole grid; slots without a scene are missing."""
-    return cube.read([slot if slot < cube.size else -1 for slot in sample.targets], area)
+def read_targets(cube: Cube, sample: Sample, area: Window | None = None, *, horizon: int = 0) -> Frames:
+    """What came true, over ``area`` or the whole grid; slots without a scene are missing.
+
+    Args:
+        cube: where it comes from.
+        sample: whose targets.
+        area: the part of the grid to read; None: the whole grid.
+        horizon: leads at least; those that the sample does not meet are missing.
+    """
+    slots = [slot if slot < cube.size else -1 for slot in sample.targets]
+    return cube.read(slots + [-1] * (horizon - len(slots)), area)

@@ -45,7 +45,8 @@ NO_LAYER = -1
 AS_IN_SLOT = 255  # quality of a layer's pixel that the slot shows as it is; all flags at once mean nothing else
 
 
-OF_THE_FILE = frozenset({"index", "source", "declared", "resampling"})  # settings of a band that say how files are read
+# Settings of a band that say how files are read, and how it is learned: the cube's numbers do not depend on them.
+NOT_OF_THE_CUBE = frozenset({"index", "source", "declared", "resampling", "transform"})
 
 # Columns of the scenes table, in few arrays: each array that a commit touches costs it several CPU-ms.
 TEXTS = ("source", "tile", "revision", "sha256")
@@ -167,9 +168,9 @@ def check(root: zarr.Group, layout: Layout) -> None:
 
 
 def _kept(layout: Layout) -> dict[str, Any]:
-    """What a cube keeps of its layout; how the scenes' files are read may change."""
+    """What a cube keeps of its layout; how the scenes' files are read, and bands learned, may change."""
     attributes = layout.to_attributes()
-    bands = [{key: value for key, value in band.items() if key not in OF_THE_FILE} for band in attributes["bands"]]
+    bands = [{key: value for key, value in band.items() if key not in NOT_OF_THE_CUBE} for band in attributes["bands"]]
     return attributes | {"bands": bands}
 
 

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.document import iso
-from pipeline.predictor import Forecast, Source
+from pipeline.predictor import Forecast, Source, level
+from pipeline.quality import dn_range
 from pipeline.raster import Overviews, RasterBand, encode
-from pipeline.specs import BandSpec
+from pipeline.specs import INTEGER_TYPES, BandSpec, Resolution
 
 UNKNOWN = 65535  # nodata of the quality file
+FINE = 16  # steps of a fine forecast in one DN of the scenes: its rounding is 1/16 of theirs, and below any error
+ROOMS = ("uint16", "int16", "uint32", "int32")  # for fine steps, the first that holds them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,8 +36,53 @@ class Sheet:
     overviews: Overviews
 
 
+def stored_bands(bands: tuple[BandSpec, ...], resolution: Resolution) -> tuple[BandSpec, ...]:
+    """The bands as the files of a forecast store them: one type and one nodata, which is all that a GeoTIFF can have.
+
+    ``scenes``: as the scenes do, or as physical float32 where their types or fills differ. ``fine``: integers as
+    integers of 1/16 of the scale, in 16 bits where these hold the range of every band, else in 32. Rounded to the DN
+    of the scenes, 0.12 mm/h is the least rain of a composite that counts 0.01 mm in 5 minutes.
+    """
+    finer = _finer(bands) if resolution == "fine" else None
+    if finer is not None:
+        return finer
+    kinds = {(band.dtype, repr(band.fill)) for band in bands}  # repr: NaN equals no NaN
+    if len(kinds) == 1:
+        return bands
+    plain = {"dtype": "float32", "nodata": None, "scale": 1.0, "offset": 0.0}
+    return tuple(band.model_copy(update=plain) for band in bands)
+
+
+def _finer(bands: tuple[BandSpec, ...]) -> tuple[BandSpec, ...] | None:
+    """None where a band is of floats, or no type holds them all."""
+    if any(band.dtype not in INTEGER_TYPES for band in bands):
+        return None
+    ends = np.array([_ends(band) for band in bands], np.float64) * FINE
+    fitting = (dtype for dtype in ROOMS if _holds(dtype, ends.min(), ends.max()))
+    dtype = next(fitting, None)
+    if dtype is None:
+        return None
+    scenes_only = {"nodata": None, "special": (), "saturated": None, "declared": None}  # they are DN of the scenes
+    return tuple(band.model_copy(update={**scenes_only, "dtype": dtype, "scale": band.scale / FINE}) for band in bands)
+
+
+def _ends(band: BandSpec) -> tuple[float, float]:
+    """Smallest and largest DN of the scenes: of what is possible, or of their type."""
+    low, high = dn_range(band)
+    info = np.iinfo(band.dtype)
+    return (info.min if low is None else low), (info.max if high is None else high)
+
+
+def _holds(dtype: str, low: float, high: float) -> bool:
+    """Whether a type has room from low to high and for its fill, the end at which :attr:`BandSpec.fill` puts it."""
+    info = np.iinfo(dtype)
+    return info.min + (info.min < 0) <= low and high <= info.max - (info.min == 0)
+
+
 def value_sheet(forecast: Forecast, lead: int, bands: tuple[BandSpec, ...]) -> Sheet:
     """The forecast of one lead: for each quantity, every cube band.
+
+    A band is called ``mean``, ``q10`` and so on where the cube has one band, else ``NAME_mean``.
 
     Args:
         forecast: of one init time.
@@ -68,6 +116,9 @@ def quality_sheet(forecast: Forecast, lead: int, cadence: timedelta) -> Sheet:
 def _value_band(band: BandSpec, quantity: str, *, alone: bool) -> RasterBand:
     name = quantity if alone else f"{band.name}_{quantity}"
     tags = {"cube_band": band.name, "quantity": quantity}
+    probability = level(quantity)
+    if probability is not None:
+        tags["probability"] = f"{probability:g}"  # with which the truth is not above it
     if band.period is not None:
         tags |= {"period": iso(band.period), "time_labels": band.time_labels}
     return RasterBand(name, band.units, band.scale, band.offset, tags)

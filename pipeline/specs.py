@@ -13,11 +13,17 @@ from odc.geo.geobox import GeoBox
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pyproj.exceptions import CRSError
 
-from pipeline.grid import geobox
+from pipeline.grid import geobox, pixel_size
 from pipeline.times import TimeAxis
 
 INTEGER_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 FLOAT_TYPES = ("float32", "float64")
+
+Resolution = Literal["scenes", "fine"]
+
+FASTEST = 100.0  # m/s
+LEAST_LIMIT = 8.0  # px a slot
+LONGEST_WAY = 1 / 4  # of the shorter side, a slot
 
 # What strptime reads for a directive; without it `*{time}` could not tell where the time begins.
 DIRECTIVES = {
@@ -223,6 +229,10 @@ class BandSpec(Spec):
         default=None,
         description="Lower physical values count as this one (radar: no echo); nothing is changed in the cube",
     )
+    transform: Literal["none", "log"] = Field(
+        default="none",
+        description="Scale on which networks learn the band: none, or log for amounts that are mostly small (rain)",
+    )
     forecast: bool = Field(default=True, description="Forecast this band; false: input only")
 
     @model_validator(mode="after")
@@ -329,6 +339,10 @@ class SampleSpec(Spec):
     )
     block_buffer: int = Field(default=48, ge=0, description="Pixels kept free around validation blocks (short series)")
     max_inits: int = Field(default=96, ge=1, description="Init times used for training at most, spread evenly")
+    partial: bool = Field(
+        default=True,
+        description="Training and validation use init times some of whose targets lie in a later part, without these",
+    )
 
     @model_validator(mode="after")
     def _leaves_a_frame(self) -> Self:
@@ -346,7 +360,24 @@ class MotionSpec(Spec):
     )
     band: int = Field(default=1, ge=1, description="Band whose motion is followed (from 1, in the order of [[bands]])")
     smoothing: float = Field(default=0.01, ge=0, le=0.5, description="Blur of the flow, as a part of the shorter side")
-    max_speed: float = Field(default=40.0, gt=0, description="Fastest motion believed, in pixels per slot")
+    max_speed: float | None = Field(
+        default=None,
+        gt=0,
+        description="Fastest motion believed, in pixels per slot; absent: 100 m/s, at least 8 pixels and at most a "
+        "quarter of the shorter side",
+    )
+
+    def limited(self, grid: GeoBox, cadence: timedelta) -> Self:
+        """With the fastest motion believed, where nobody said it.
+
+        Jet streams reach 100 m/s. Below 8 pixels a slot nothing is cut off, as a flow is only so exact; what crosses
+        more than a quarter of the frame cannot be followed.
+        """
+        if self.max_speed is not None or self.method == "none":
+            return self
+        fastest = FASTEST * cadence.total_seconds() / max(pixel_size(grid), 1e-6)
+        limit = min(max(fastest, LEAST_LIMIT), LONGEST_WAY * min(grid.shape))
+        return self.model_copy(update={"max_speed": round(limit, 1)})
 
 
 class CovariateSpec(Spec):
@@ -363,10 +394,19 @@ class CovariateSpec(Spec):
 class TrainingSpec(Spec):
     """The network and how it is trained."""
 
-    network: Literal["attention", "convlstm", "dot_product", "pixel_lstm"] = Field(
+    network: Literal["attention", "convlstm", "dot_product", "pixel_lstm", "head", "cascade", "seasonal"] = Field(
         default="attention",
-        description="attention: ConvLSTM with additive attention at every lead; convlstm: without; "
-        "dot_product: stacked ConvLSTM with multi-head attention; pixel_lstm: each pixel alone (patch = 1)",
+        description="attention: a head at every pixel that listens to a ConvLSTM with additive attention at every "
+        "lead; convlstm: without attention; dot_product: stacked ConvLSTM with multi-head attention; head: without a "
+        "ConvLSTM; cascade: the linear first guess of the head; pixel_lstm: each pixel alone (patch = 1); seasonal: "
+        "each pixel from its own past years (slow optical series)",
+    )
+    head_units: int = Field(default=48, ge=1, description="Channels of the two layers that look at each pixel")
+    quantiles: tuple[float, ...] = Field(
+        default=(0.1, 0.5, 0.9), description="Levels of the quantiles that are forecast beside the mean; 0.5 among them"
+    )
+    pixels: int = Field(
+        default=1_000_000, ge=1000, description="Single pixels that the head learns from before it learns from chips"
     )
     patch: int = Field(
         default=4, ge=1, le=8, description="Space-to-depth patch (px); 1 keeps every pixel, at 15 times the cost"
@@ -385,8 +425,8 @@ class TrainingSpec(Spec):
     chip: int = Field(default=128, ge=16, description="Training chip (px)")
     batch: int = Field(default=4, ge=1, description="Chips a step")
     accumulate: int = Field(default=1, ge=1, description="Steps whose gradients are averaged before the weights move")
-    steps_per_epoch: int = Field(default=60, ge=1, description="Steps an epoch")
-    epochs: int = Field(default=12, ge=1, description="Epochs at most")
+    steps_per_epoch: int = Field(default=40, ge=1, description="Steps an epoch")
+    epochs: int = Field(default=6, ge=1, description="Epochs at most")
     patience: int = Field(default=4, ge=1, description="Epochs without a better validation loss that end a training")
     budget: timedelta = Field(
         default=timedelta(minutes=10), gt=timedelta(0), description="Wall time at most (ISO 8601)"
@@ -399,7 +439,7 @@ class TrainingSpec(Spec):
         ge=timedelta(0),
         description="A crash loses at most this much training (ISO 8601); every step: PT0S",
     )
-    learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate of AdamW; cosine decay")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW; cosine decay")
     clip: float = Field(default=1.0, gt=0, description="Largest norm of a gradient")
     average: float = Field(
         default=0.0, ge=0, lt=1, description="Momentum of the moving average of the weights that is kept; 0: none"
@@ -407,9 +447,23 @@ class TrainingSpec(Spec):
     drop_frames: float = Field(
         default=0.1, ge=0, lt=1, description="Part of the context frames that training hides, as if they had not come"
     )
+    jitter: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Training chips vary in contrast and level by this part of the band's spread, unless a band has a "
+        "floor; 0: not at all",
+    )
     interest: Literal["none", "texture", "change", "activity"] = Field(
         default="none",
         description="Draw training chips more often where there is texture, change, or much of the first band (rain)",
+    )
+    together: tuple[Path, ...] = Field(
+        default=(),
+        description="Configuration files of further products, of the same kind and pixel size, to learn from as well",
+    )
+    warm_start: Literal["none", "champion"] = Field(
+        default="none", description="Where the weights start: anew, or from the product's champion"
     )
     seed: int = Field(default=0, ge=0, description="Seed of weights and sampling")
 
@@ -435,6 +489,10 @@ class ForecastSpec(Spec):
         default=timedelta(0),
         ge=timedelta(0),
         description="A hindcast sees what was available this long after its init time (ISO 8601)",
+    )
+    resolution: Resolution = Field(
+        default="fine",
+        description="Steps of the published values where the scenes hold integers: their own, or 16 times as fine",
     )
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from pipeline.raster import RasterInfo
+from pipeline.predictor import MATCHED, MEAN, level
+from pipeline.raster import RasterBand, RasterInfo
 from pipeline.record import Lead, Outlet, RunRecord, iso, run_key
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ CATALOGUE = "catalog.json"
 SHA2_256 = "1220"  # multihash prefix: code 0x12, 0x20 bytes
 EDGE = 33  # points a side: a radar composite is drawn to 0.1 km, a Meteosat sector near the limb to 5 km
 MESH = 64
+
+_POINTS = {
+    MEAN: "Mean: the value with the least squared error",
+    MATCHED: "Probability-matched: the mean's pattern with the distribution of what was last seen",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ def lead_item(run: RunRecord, outlet: Outlet, lead: Lead, values: RasterFile, qu
         geometry=place.geometry,
         bbox=place.bbox,
         datetime=lead.valid_time,
-        properties=_properties(run, outlet, lead),
+        properties=_properties(run, outlet, lead) | {"cubecast:quantities": _quantities(values.info)},
         stac_extensions=list(EXTENSIONS),
     )
     if outlet.product.providers:
@@ -182,9 +188,27 @@ def _bands(info: RasterInfo) -> list[dict[str, Any]]:
             "raster:scale": band.scale,
             "raster:offset": band.offset,
             **nodata,
+            **_meaning(band),
         }
         for band in info.bands
     ]
+
+
+def _quantities(info: RasterInfo) -> list[str]:
+    return list(dict.fromkeys(band.tags["quantity"] for band in info.bands))
+
+
+def _meaning(band: RasterBand) -> dict[str, Any]:
+    """What a band of a forecast says of which band of the cube; empty for one of another file."""
+    quantity = band.tags.get("quantity")
+    if quantity is None:
+        return {}
+    probability = level(quantity)
+    about = {"cubecast:band": band.tags["cube_band"], "cubecast:quantity": quantity}
+    if probability is None:
+        return about | {"description": _POINTS.get(quantity, quantity)}
+    below = f"the truth is at most this with a probability of {probability:g}"
+    return about | {"description": f"Quantile: {below}", "cubecast:probability": probability}
 
 
 def _outline(grid: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+
 from pipeline import durable
 from pipeline.catalog import PublishedRun, runs
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import StoreError
-from pipeline.evaluation import errors
+from pipeline.evaluation import Answer, errors
 from pipeline.forecast import baselines, outlet
 from pipeline.metrics import ErrorRow, ErrorSums
 from pipeline.predictor import Context
@@ -34,8 +36,10 @@ class Score:
         band: name.
         predictor: ``forecast``, or a baseline.
         pixels: how many counted: truth, newest input and all predictors valid there.
-        absolute: sum of absolute errors, in the unit of the band.
-        squared: sum of squared errors.
+        absolute: sum of absolute errors of the median, or of the mean where there is none, in the unit of the band.
+        squared: sum of squared errors of the mean.
+        covered: how many of the pixels lie within the interval of :data:`pipeline.evaluation.INTERVAL`; None where the
+            predictor gives none.
     """
 
     lead_minutes: int
@@ -44,6 +48,7 @@ class Score:
     pixels: int
     absolute: float
     squared: float
+    covered: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +165,17 @@ def _row(lead: int, band: str, unit: str, by_name: dict[str, list[Score]]) -> Er
 
     mae = {name: mean(name, "absolute") for name in by_name}
     rmse = {name: mean(name, "squared") ** 0.5 for name in by_name}
-    return ErrorRow(lead, band, unit, mae, rmse)
+    return ErrorRow(lead, band, unit, mae, rmse, _coverage(by_name))
+
+
+def _coverage(by_name: dict[str, list[Score]]) -> dict[str, float]:
+    """Of the predictors with an interval, over those of their runs that had one."""
+    pixels = {
+        name: [(one.covered, one.pixels) for one in scores if one.covered is not None]
+        for name, scores in by_name.items()
+    }
+    sums = {name: np.sum(pairs, axis=0) for name, pairs in pixels.items() if pairs}
+    return {name: float(inside / count) for name, (inside, count) in sums.items() if count}
 
 
 def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int], seen: Cube) -> list[Score]:
@@ -175,10 +190,11 @@ def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int
     said = {name: p.predict(context, max(due.values()) - init) for name, p in baselines(settings, bands).items()}
     scores: list[Score] = []
     for lead, slot in due.items():
-        fields = {name: forecast.values[0, slot - init - 1, :1] for name, forecast in said.items()}
-        fields[FORECAST] = run.read(lead)[:1]
+        ahead = slot - init
+        answers = {name: Answer.of(one.values[0, ahead - 1 : ahead], one.quantities) for name, one in said.items()}
+        answers[FORECAST] = Answer.of(run.read(lead)[np.newaxis], run.quantities)
         truth = cube.read([slot]).values[..., list(bands)]
-        found = errors(fields, truth, context.validity[0, -1][..., list(bands)])
+        found = errors(answers, truth, context.validity[0, -1][..., list(bands)])
         scores += [one for name, sums in found.items() for one in _scores(lead, name, run.bands, sums)]
     return scores
 
@@ -194,7 +210,8 @@ def _inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
 def _scores(lead: int, name: str, bands: tuple[str, ...], sums: ErrorSums) -> Iterator[Score]:
     for index, band in enumerate(bands):
         pixels, absolute, squared = (part[0, index].item() for part in (sums.count, sums.absolute, sums.squared))
-        yield Score(lead, band, name, int(pixels), absolute, squared)
+        covered = None if sums.covered is None else int(sums.covered[0, index])
+        yield Score(lead, band, name, int(pixels), absolute, squared, covered)
 
 
 def _path(settings: Settings, run: PublishedRun) -> Path:

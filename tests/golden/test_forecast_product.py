@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,13 @@ SETS = {
     "knmi_1km_20100826": BandSpec(name="rain", dtype="uint16", units="mm", scale=0.01, nodata=65535),
     "s2_slovenia": BandSpec(name="ndvi", dtype="float32", units="1", nodata=float("nan")),
 }
+STORED = {  # type, nodata and scale of a published file: 16 steps in one of the scenes'
+    "hrv": ("int32", "-2147483648.0", 1 / 16),
+    "dbz": ("uint16", "65535.0", 1 / 32),
+    "rain": ("uint32", "4294967295.0", 0.01 / 16),
+    "ndvi": ("float32", "nan", 1.0),
+}
+QUANTITIES = ("mean", "q10", "q50", "q90", "matched")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +59,8 @@ class Case:
         return self.folder / "lead-0005m.tif"
 
     @property
-    def nodata(self) -> str:
-        return str(self.band.fill)
+    def stored(self) -> tuple[str, str, float]:
+        return STORED[self.band.name]
 
 
 @pytest.fixture(scope="module", params=SETS)
@@ -101,10 +108,10 @@ def _place(mark: np.ndarray, grid: GeoBox) -> tuple[slice, slice]:
 
 
 def _forecast(values: np.ndarray) -> Forecast:
-    """Two leads of the same field."""
-    leads = np.stack([values, values])[None, :, None, :, :, None]
+    """Two leads of the same field, in every quantity."""
+    leads = np.broadcast_to(values[..., None], (1, 2, len(QUANTITIES), *values.shape, 1))
     shape = (1, 2, *values.shape)
-    return Forecast(leads, np.full(shape, Source.NETWORK, np.uint8), np.ones(shape, np.float32))
+    return Forecast(leads, np.full(shape, Source.NETWORK, np.uint8), np.ones(shape, np.float32), QUANTITIES)
 
 
 def _marked(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,6 +140,41 @@ def test_a_pixel_lies_where_the_scenes_pixel_lies_in_rioxarray(case: Case) -> No
         assert raster.rio.crs == _scene_crs(case)
 
 
+def test_every_quantity_is_found_by_its_name_and_says_the_same_in_every_reader(case: Case) -> None:
+    mark = _landmark(case.band)
+    with rioxarray.open_rasterio(case.tif, mask_and_scale=True) as raster, rasterio.open(case.tif) as dataset:
+        assert dataset.descriptions == raster.attrs["long_name"] == QUANTITIES
+        dn, layers = dataset.read(masked=True), raster.values
+    scaled = np.ma.filled(dn.astype(np.float64) * case.stored[2] + case.band.offset, np.nan)
+    np.testing.assert_allclose(layers, scaled, atol=1e-4)
+    place = (slice(None), *_place(mark, case.grid))
+    np.testing.assert_allclose(layers[place], np.broadcast_to(mark, layers[place].shape), atol=1e-5)
+
+
+def test_a_missing_pixel_is_missing_in_the_file(case: Case) -> None:
+    with rasterio.open(case.tif) as dataset:
+        np.testing.assert_array_equal(np.ma.getmaskarray(dataset.read(3, masked=True)), _absent(case))
+
+
+def test_an_overview_is_missing_where_all_that_it_stands_for_is(case: Case) -> None:
+    with rasterio.open(case.tif) as dataset:
+        if not dataset.overviews(1):
+            pytest.skip("a small file has none")
+    with rasterio.open(case.tif, OVERVIEW_LEVEL=0) as overview:
+        found = np.ma.getmaskarray(overview.read(3, masked=True))
+    height, width = (side // 2 for side in case.grid.shape)
+    blocks = _absent(case)[: 2 * height, : 2 * width].reshape(height, 2, width, 2)
+    agreeing = found[:height, :width] == blocks.all(axis=(1, 3))
+    assert agreeing.mean() > 0.99  # sides of odd length are thinned by a little more than 2
+
+
+def _absent(case: Case) -> np.ndarray:
+    with rasterio.open(case.scene) as scene:
+        absent = np.ma.getmaskarray(scene.read(1, masked=True)).copy()
+    absent[_place(_landmark(case.band), case.grid)] = False
+    return absent
+
+
 def _scene_crs(case: Case) -> Any:
     with rasterio.open(case.scene) as scene:
         return scene.crs
@@ -144,28 +186,35 @@ def test_rio_info_shows_the_scenes_grid_and_what_the_bands_are(case: Case) -> No
     with rasterio.open(case.scene) as scene:
         assert rasterio.CRS.from_string(shown["crs"]) == scene.crs
         assert shown["transform"] == list(scene.transform)
-        assert (shown["shape"], shown["dtype"]) == (list(scene.shape), scene.dtypes[0])
-    assert (shown["descriptions"], shown["units"]) == (["mean"], [case.band.units])
-    assert str(float(shown["nodata"])) == case.nodata
+        assert (shown["shape"], shown["dtype"]) == (list(scene.shape), case.stored[0])
+    assert (shown["descriptions"], shown["units"]) == (list(QUANTITIES), [case.band.units] * 5)
+    assert str(float(shown["nodata"])) == case.stored[1]
 
 
-def test_crs_transform_nodata_scale_and_units_are_the_scenes(case: Case) -> None:
+def test_crs_transform_offset_and_units_are_the_scenes_and_their_steps_are_finer(case: Case) -> None:
+    dtype, nodata, scale = case.stored
     with rasterio.open(case.tif) as ours, rasterio.open(case.scene) as scene:
-        assert (ours.crs, ours.transform, ours.shape, ours.dtypes[0]) == (
-            scene.crs,
-            scene.transform,
-            scene.shape,
-            scene.dtypes[0],
-        )
-        assert (ours.scales, ours.offsets, ours.units) == ((case.band.scale,), (case.band.offset,), (case.band.units,))
-        assert str(float(ours.nodata)) == case.nodata
-        assert scene.nodata is None or str(scene.nodata) == case.nodata
+        assert (ours.crs, ours.transform, ours.shape) == (scene.crs, scene.transform, scene.shape)
+        assert (ours.dtypes[0], str(float(ours.nodata))) == (dtype, nodata)
+        assert {*zip(ours.scales, ours.offsets, ours.units, strict=True)} == {
+            (scale, case.band.offset, case.band.units)
+        }
+
+
+def test_with_the_scenes_resolution_type_nodata_and_scale_are_theirs_too(case: Case, tmp_path: Path) -> None:
+    values = np.full(case.grid.shape, case.band.offset, np.float32)
+    outlet = replace(_outlet(case.band, case.grid, tmp_path), resolution="scenes")
+    folder = publish(_forecast(values), RUN, outlet, {})
+    with rasterio.open(folder / case.tif.name) as ours, rasterio.open(case.scene) as scene:
+        assert (ours.dtypes[0], ours.scales[0]) == (scene.dtypes[0], case.band.scale)
+        assert str(float(ours.nodata)) == str(case.band.fill)
+        assert scene.nodata is None or str(scene.nodata) == str(case.band.fill)
 
 
 def test_times_and_lineage_are_inside_the_tiff(case: Case) -> None:
     with rasterio.open(case.folder / "lead-0010m.tif") as dataset:
         tags = dataset.tags()
-        band_tags = dataset.tags(1)
+        band_tags = dataset.tags(2)
     expected = {
         "product": "p",
         "init_time": "2020-04-01T13:10:00Z",
@@ -186,7 +235,7 @@ def test_times_and_lineage_are_inside_the_tiff(case: Case) -> None:
         "AREA_OR_POINT": "Area",
     }
     assert tags == expected
-    assert band_tags == {"cube_band": case.band.name, "quantity": "mean"}
+    assert band_tags == {"cube_band": case.band.name, "quantity": "q10", "probability": "0.1"}
 
 
 def test_every_tiff_is_a_valid_cog_without_side_files(case: Case) -> None:
@@ -267,9 +316,21 @@ def test_assets_have_the_checksum_size_and_bands_of_their_files(case: Case) -> N
         assert asset["file:size"] == path.stat().st_size
         assert asset["type"] == "image/tiff; application=geotiff; profile=cloud-optimized"
     band = assets["data"]["bands"][0]
-    assert (band["name"], band["data_type"], band["unit"]) == ("mean", case.band.dtype, case.band.units)
-    assert (band["raster:scale"], band["raster:offset"]) == (case.band.scale, case.band.offset)
-    assert str(float(band["nodata"])) == case.nodata
+    dtype, nodata, scale = case.stored
+    assert (band["name"], band["data_type"], band["unit"]) == ("mean", dtype, case.band.units)
+    assert (band["raster:scale"], band["raster:offset"]) == (scale, case.band.offset)
+    assert str(float(band["nodata"])) == nodata
+
+
+def test_an_item_says_what_each_band_of_the_forecast_means(case: Case) -> None:
+    content = json.loads((case.folder / "lead-0005m.json").read_text())
+    assert content["properties"]["cubecast:quantities"] == list(QUANTITIES)
+    bands = content["assets"]["data"]["bands"]
+    assert [(band["cubecast:band"], band["cubecast:quantity"]) for band in bands] == [
+        (case.band.name, quantity) for quantity in QUANTITIES
+    ]
+    assert [band.get("cubecast:probability") for band in bands] == [None, 0.1, 0.5, 0.9, None]
+    assert bands[3]["description"] == "Quantile: the truth is at most this with a probability of 0.9"
 
 
 def test_the_days_catalogue_links_every_item(

@@ -145,9 +145,49 @@ def test_a_pixel_made_by_two_rungs_carries_the_lower_one() -> None:
     assert (forecast.age == 4).all()
 
 
-def test_a_quantity_that_a_lower_rung_does_not_give_is_not_made_up() -> None:
-    best = Constant(1, Source.NETWORK, 2, 5, quantities=("q10", "mean"))
+def test_a_point_forecast_stands_in_for_every_quantity_that_a_lower_rung_does_not_give() -> None:
+    best = Constant(1, Source.NETWORK, 2, 5, quantities=("mean", "q10", "q50", "q90", "matched"))
     forecast = Ladder((best, Constant(2, Source.PERSISTENCE))).predict(context(), 1)
-    assert forecast.quantities == ("q10", "mean")
-    np.testing.assert_array_equal(forecast.values[0, 0, 0, 0, :, 0], [np.nan, np.nan, 1, 1, 1])
-    np.testing.assert_array_equal(forecast.values[0, 0, 1, 0, :, 0], [2, 2, 1, 1, 1])
+    assert forecast.quantities == best.quantities
+    np.testing.assert_array_equal(forecast.values[0, 0, :, 0, :, 0], [[2, 2, 1, 1, 1]] * 5)
+    np.testing.assert_array_equal(forecast.source[0, 0, 0], [3, 3, 1, 1, 1])
+
+
+@dataclass(frozen=True)
+class Rising:
+    """Says 10 in its first quantity, 20 in the next one and so on, everywhere."""
+
+    quantities: tuple[str, ...]
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        flat = Constant(10, Source.EXTRAPOLATION, quantities=self.quantities).predict(context, horizon)
+        flat.values[:] *= np.arange(1, len(self.quantities) + 1)[:, None, None, None]
+        return flat
+
+
+def test_a_lower_rungs_own_quantities_fill_in_before_its_mean() -> None:
+    best = Constant(1, Source.NETWORK, 1, 5, quantities=("mean", "q10", "q90", "matched"))
+    forecast = Ladder((best, Rising(("q10", "mean")))).predict(context(), 1)
+    assert forecast.values[0, 0, :, 0, 0, 0].tolist() == [20, 10, 20, 20]
+
+
+def test_a_pixel_that_lacks_one_quantity_comes_whole_from_the_next_rung() -> None:
+    @dataclass(frozen=True)
+    class Holed(Constant):
+        def predict(self, context: Context, horizon: int) -> Forecast:
+            full = Constant(30, Source.NETWORK, quantities=self.quantities).predict(context, horizon)
+            full.values[0, 0, 1, 2, 3, 0] = np.nan
+            return full
+
+    forecast = Ladder((Holed(30, Source.NETWORK, quantities=("mean", "q10")), Rising(("mean", "q10")))).predict(
+        context(), 1
+    )
+    assert forecast.values[0, 0, :, 2, 3].tolist() == [[10, 30], [20, 30]]
+    assert forecast.source[0, 0, 2, 3] == Source.EXTRAPOLATION
+    assert forecast.source[0, 0, 2, 2] == Source.NETWORK
+
+
+def test_bounds_without_a_mean_fill_nothing_but_themselves() -> None:
+    best = Constant(1, Source.NETWORK, 1, 5, quantities=("mean", "q10"))
+    forecast = Ladder((best, Constant(2, Source.EXTRAPOLATION, quantities=("q10",)))).predict(context(), 1)
+    assert np.isnan(forecast.values[0, 0, :, 0, 0, 0]).all()

@@ -17,15 +17,18 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from pipeline.catalog import PublishedRun, latest, publish, read_run, runs, sweep
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast, Source
-from pipeline.raster import read_dn, sha256
+from pipeline.raster import encode, read_dn, sha256
 from pipeline.record import ModelRef, Outlet, RunRecord, run_folder, run_key
-from pipeline.specs import BandSpec, ProductSpec
+from pipeline.sheets import stored_bands
+from pipeline.specs import INTEGER_TYPES, BandSpec, ProductSpec, Resolution
 
 INIT = datetime(2020, 4, 1, 13, 10, tzinfo=UTC)
 GRID = GeoBox((30, 40), Affine(1000, 0, 5e5, 0, -1000, 5e6), CRS("EPSG:32633"))
@@ -167,18 +170,91 @@ def test_several_bands_and_quantities_are_named_by_both(tmp_path: Path) -> None:
     run = read_run(publish(forecast, RUN, _outlet(tmp_path, *bands), {}))
     with rasterio.open(run.leads[5]) as dataset:
         assert dataset.descriptions == ("reflectivity_mean", "top_mean", "reflectivity_q90", "top_q90")
-        assert dataset.tags(4) == {"cube_band": "top", "quantity": "q90"}
+        assert dataset.tags(2) == {"cube_band": "top", "quantity": "mean"}
+        assert dataset.tags(4) == {"cube_band": "top", "quantity": "q90", "probability": "0.9"}
     np.testing.assert_array_equal(run.read(5), forecast.values[0, 0])
 
 
+KELVIN = BandSpec(name="kelvin", dtype="uint16", units="K", scale=0.01, nodata=65535)
+
+
 def test_bands_that_cannot_share_a_file_are_written_as_physical_floats(tmp_path: Path) -> None:
-    other = BandSpec(name="kelvin", dtype="uint16", units="K", scale=0.01, nodata=65535)
     forecast = _forecast(2)
-    run = read_run(publish(forecast, RUN, _outlet(tmp_path, DBZ, other), {}))
+    outlet = replace(_outlet(tmp_path, DBZ, KELVIN), resolution="scenes")
+    run = read_run(publish(forecast, RUN, outlet, {}))
     with rasterio.open(run.leads[5]) as dataset:
         assert (dataset.dtypes[0], str(dataset.nodata), dataset.scales) == ("float32", "nan", (1, 1))
         assert dataset.units == ("dBZ", "K")
     np.testing.assert_array_equal(run.read(5), forecast.values[0, 0])
+
+
+def test_integers_of_several_kinds_share_a_file_of_the_widest(tmp_path: Path) -> None:
+    forecast = _forecast(2)
+    run = read_run(publish(forecast, RUN, _outlet(tmp_path, DBZ, KELVIN), {}))
+    with rasterio.open(run.leads[5]) as dataset:
+        assert (dataset.dtypes[0], dataset.nodata) == ("uint32", 2**32 - 1)
+        assert (dataset.scales, dataset.offsets) == ((0.5 / 16, 0.01 / 16), (-32, 0))
+    np.testing.assert_allclose(run.read(5), forecast.values[0, 0], atol=0.01 / 32)
+
+
+@pytest.mark.parametrize(("resolution", "worst"), [("scenes", 0.25), ("fine", 0.25 / 16)])
+def test_a_fine_forecast_is_rounded_16_times_less_than_the_scenes(
+    tmp_path: Path, resolution: Resolution, worst: float
+) -> None:
+    values = np.random.default_rng(0).uniform(-32, 95, (1, 2, 1, *GRID.shape, 1)).astype(np.float32)
+    forecast = replace(_forecast(), values=values)
+    run = read_run(publish(forecast, RUN, replace(_outlet(tmp_path), resolution=resolution), {}))
+    off = np.abs(run.read(10) - values[0, 1])
+    assert 0.9 * worst < off.max() <= worst * 1.0001
+
+
+def test_a_resolution_has_its_own_folder(tmp_path: Path) -> None:
+    fine = _outlet(tmp_path)
+    assert run_key(RUN, fine) != run_key(RUN, replace(fine, resolution="scenes"))
+
+
+def _kind(band: BandSpec) -> tuple[str, float, float]:
+    (stored,) = stored_bands((band,), "fine")
+    return stored.dtype, band.scale / stored.scale, stored.fill
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limits", "expected"),
+    [
+        ("uint8", (None, None), ("uint16", 16, 65535)),
+        ("int8", (None, None), ("int16", 16, -32768)),
+        ("int16", (0, 1023), ("uint16", 16, 65535)),
+        ("int16", (-1, 1023), ("int16", 16, -32768)),
+        ("int16", (-4000, 1023), ("int32", 16, -(2**31))),
+        ("uint16", (None, None), ("uint32", 16, 2**32 - 1)),
+        ("uint16", (None, 4095), ("uint16", 16, 65535)),
+        ("uint16", (None, 4096), ("uint32", 16, 2**32 - 1)),
+        ("int32", (None, None), ("int32", 1, -(2**31))),
+        ("uint32", (0, 2**28 - 1), ("uint32", 16, 2**32 - 1)),
+        ("uint32", (0, 2**28), ("uint32", 1, 2**32 - 1)),
+        ("float32", (0, 1), ("float32", 1, pytest.approx(np.nan, nan_ok=True))),
+    ],
+)
+def test_fine_steps_take_the_first_type_that_holds_all_that_is_possible(
+    dtype: str, limits: tuple[float | None, float | None], expected: tuple[str, float, float]
+) -> None:
+    low, high = limits
+    assert _kind(BandSpec(name="b", dtype=dtype, valid_min=low, valid_max=high)) == expected  # pyright: ignore[reportArgumentType]  # parameters are plain text
+
+
+@given(
+    st.sampled_from(INTEGER_TYPES),
+    st.floats(0.001, 100),
+    st.floats(-500, 500),
+    st.integers(-(2**31), 2**32 - 1),
+)
+def test_every_dn_of_the_scenes_is_kept_by_a_fine_file(dtype: str, scale: float, offset: float, seed: int) -> None:
+    band = BandSpec(name="b", dtype=dtype, scale=scale, offset=offset)  # pyright: ignore[reportArgumentType]  # as above
+    (stored,) = stored_bands((band,), "fine")
+    info = np.iinfo(dtype)
+    dn = np.array([info.min + (info.min < 0), info.max - (info.min == 0), np.clip(seed, info.min + 1, info.max - 1)])
+    physical = dn * scale + offset
+    np.testing.assert_array_equal(encode(physical, stored), np.rint(dn * scale / stored.scale))
 
 
 def test_the_quality_file_has_the_source_and_the_age_in_minutes(tmp_path: Path) -> None:

@@ -94,6 +94,20 @@ def test_targets_are_what_came_true_and_nothing_where_nothing_came(drifting: Pro
     assert np.isnan(ready.targets[0, 1]).all()
 
 
+def test_targets_that_a_sample_may_not_meet_are_missing_and_none_of_a_cache_comes_back(
+    drifting: Product, tmp_path: Path
+) -> None:
+    source = aligned(drifting, tmp_path)
+    (one,) = wanted(drifting, 2)
+    (whole,), (partial,) = source.prepare([one]), source.prepare([one.until(3)])
+    assert np.isfinite(whole.targets[0, 1]).mean() > 0.8
+    assert np.isnan(partial.targets[0, 1]).all()
+    assert (whole.leads, partial.leads) == (2, 1)
+    for part in ("frames", "ages"):
+        np.testing.assert_array_equal(getattr(partial, part), getattr(whole, part))
+    np.testing.assert_array_equal(partial.targets[0, 0], whole.targets[0, 0])
+
+
 def test_a_cache_is_found_again_and_gives_the_same_samples(drifting: Product, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     first = aligned(drifting, tmp_path).prepare(wanted(drifting, 1, 2), progress=lambda *at: told.append(at))
@@ -349,6 +363,20 @@ def test_a_chip_with_enough_to_see_is_preferred(part: str) -> None:
     assert not seen.all()  # the tries end
 
 
+def test_leads_of_a_later_part_do_not_decide_where_a_chip_lies() -> None:
+    (one,) = numbered(1, 60, 70)
+    targets = np.array(one.targets)
+    targets[:, :1, :, :40][np.random.default_rng(0).random((1, 1, 60, 40, 3)) < 0.3] = np.nan
+    targets[:, 1] = np.nan
+    first = replace(one, targets=targets[:, :1])
+
+    def drawn(sample: Chips) -> Chips:
+        return reader(Window(0, 60, 0, 70), (16, 16), samples=(sample,), batch=50).read(0)
+
+    np.testing.assert_array_equal(drawn(replace(one, targets=targets, leads=1)).frames, drawn(first).frames)
+    assert not np.array_equal(drawn(replace(one, targets=targets)).frames, drawn(first).frames)
+
+
 def test_covariates_turn_with_the_chips() -> None:
     samples = tuple(replace(one, covariates=np.repeat(one.frames[:, :1], 5, axis=1)) for one in numbered(3, 60, 70))
     chips = reader(Window(0, 60, 0, 70), (8, 8), samples=samples, batch=64).read(0)
@@ -404,6 +432,29 @@ def test_frames_that_were_missing_are_not_counted_among_those_that_stay() -> Non
     np.testing.assert_array_equal(hidden(chips), np.tile([True, True, False, False], (50, 1)))
 
 
+# --- jitter ---------------------------------------------------------------------------------------
+
+
+def test_jitter_is_one_factor_and_one_shift_for_all_frames_and_targets_of_a_chip() -> None:
+    area = Window(0, 60, 0, 70)
+    plain, varied = (reader(area, (8, 8), batch=64, jitter=spread).read(2) for spread in (0.0, 0.1))
+    lines = []
+    for chip in range(64):
+        before, after = (
+            np.concatenate([one.frames[chip].ravel(), one.targets[chip].ravel()]) for one in (plain, varied)
+        )
+        lines.append(np.polyfit(before, after, 1))
+        np.testing.assert_allclose(np.polyval(lines[-1], before), after, atol=1e-3)
+    gains, shifts = np.transpose(lines)
+    np.testing.assert_allclose([gains.std(), shifts.std()], 0.1, atol=0.03)
+    np.testing.assert_allclose([gains.mean(), shifts.mean()], [1, 0], atol=0.05)
+
+
+def test_without_jitter_a_batch_is_what_it_was() -> None:
+    area = Window(0, 60, 0, 70)
+    assert same(reader(area, (8, 8), jitter=0.0).read(2), reader(area, (8, 8)).read(2))
+
+
 # --- interest -------------------------------------------------------------------------------------
 
 
@@ -432,7 +483,7 @@ def test_what_a_training_varies_does_not_touch_the_chips_that_watch_it() -> None
     samples, interest = spotted()
     area, size = Window(0, 60, 0, 70), (16, 16)
     plain = reader(area, size, samples=samples)
-    varied = reader(area, size, samples=samples, seed=5, interest=interest, drop_frames=0.5)
+    varied = reader(area, size, samples=samples, seed=5, interest=interest, drop_frames=0.5, jitter=0.2)
     for step in range(4):
         watching = [one.watching(samples, area, size).read(step) for one in (plain, varied)]
         assert same(*watching)

@@ -80,6 +80,13 @@ def test_relative_paths_start_at_the_configuration_file(tmp_path: Path) -> None:
     assert settings.scenes.mask.folder == tmp_path / "inbox" / "mask"
 
 
+def test_products_learned_together_are_found_beside_the_file_and_the_speed_limit_is_derived() -> None:
+    settings = parsed(changed("training.together", ["other.toml"]))
+    assert settings.training.together == (Path("/somewhere/other.toml"),)
+    assert settings.motion.max_speed is not None
+    assert parsed(changed("motion.max_speed", 12)).motion.max_speed == 12
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         parsed().workspace = Path("elsewhere")
@@ -215,7 +222,7 @@ def test_times_without_zone_are_utc() -> None:
     assert settings.axis.axis().cadence == timedelta(minutes=5)
 
 
-@pytest.mark.parametrize("name", ["hrv_1km", "fmi_1km", "s2_slovenia"])
+@pytest.mark.parametrize("name", ["hrv_1km", "fmi_1km", "knmi_1km", "typhoon", "s2_slovenia"])
 def test_the_examples_are_valid_and_stay_in_their_place(name: str) -> None:
     settings = load(EXAMPLES / f"{name}.toml")
     assert settings.product.name == name

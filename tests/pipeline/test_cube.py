@@ -162,6 +162,21 @@ def test_a_floor_raises_values_for_readers_only(make_product: Callable[..., Any]
     np.testing.assert_array_equal(product.cube().read([0]).values[0, ..., 0], np.maximum(dn[0].astype(float) - 32, 0))
 
 
+def test_how_a_band_is_learned_may_change_without_another_cube(make_product: Callable[..., Any]) -> None:
+    product = make_product()
+    product.scene(0)
+    product.ingest()
+    (band,) = product.settings.bands
+
+    def asked(**changed: object) -> Layout:
+        settings = product.settings.model_copy(update={"bands": (band.model_copy(update=changed),)})
+        return Layout.of(settings)
+
+    schema.check(product.cube().root, asked(transform="log"))
+    with pytest.raises(StoreError, match=r"bands\.0\.floor is 1\.0 in the configuration and None in the cube"):
+        schema.check(product.cube().root, asked(floor=1.0))
+
+
 def test_nan_beside_a_declared_nodata_is_missing(make_product: Callable[..., Any]) -> None:
     product = make_product(bands=[FLOAT | {"nodata": -9999.0}])
     dn = product.dn(0)

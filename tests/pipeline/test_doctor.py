@@ -81,7 +81,7 @@ def test_looking_changes_nothing(inbox: Path) -> None:
     assert sorted(inbox.parent.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["hrv_1km", "fmi_1km", "s2_slovenia"])
+@pytest.mark.parametrize("name", ["hrv_1km", "fmi_1km", "knmi_1km", "typhoon", "s2_slovenia"])
 def test_the_examples_have_no_fault(shared_data: Path, name: str) -> None:
     assert shared_data.is_dir()
     assert [finding for finding in examine(load(EXAMPLES / f"{name}.toml")) if finding.level == "fault"] == []

@@ -46,6 +46,20 @@ def test_an_error_is_positive_where_the_forecast_is_too_high() -> None:
     np.testing.assert_array_equal(one.persistence_error(1), [[3, -2]])
 
 
+def test_an_interval_has_a_width_and_holds_a_share_of_what_came() -> None:
+    one = episode(row([0, 0, 0, 0]), row([1, 1, 1, 1]), row([0, 2, 3, NAN]))
+    bounded = replace(one, interval=row([[0, 0, 0, 0]], [[2, 2, 2, NAN]]))
+    np.testing.assert_array_equal(bounded.width(1), [[2, 2, 2, NAN]])
+    assert bounded.held(1) == pytest.approx(2 / 3)
+    assert one.held(1) is None
+    assert replace(bounded, truth=None).held(1) is None
+
+
+def test_an_interval_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"interval is \(2, lead, y, x\)"):
+        replace(episode(row([0, 0]), row([1, 1])), interval=row([0, 0]))
+
+
 def test_mean_weights_leave_unknown_patches_out_and_sum_to_one() -> None:
     attention = row([[0.2, 0.4, NAN], [0.8, 0.6, NAN]])
     one = replace(episode(row([1, 1, 1], [1, 1, 1]), row([1, 1, 1])), attention=attention)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 from pipeline.baselines import Ladder, Persistence
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
-from pipeline.evaluation import errors, evaluate
+from pipeline.evaluation import Answer, errors, evaluate
 from pipeline.forecast import OfBands
 from pipeline.predictor import Context, Forecast
 from pipeline.samples import Sample, read_context, sample
-from pipeline.specs import SampleSpec
+from pipeline.specs import BandSpec, SampleSpec
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Product
@@ -150,6 +151,43 @@ def test_a_gap_of_one_forecast_is_a_gap_of_all() -> None:
     one, other = np.ones_like(truth), np.full_like(truth, 5)
     one[0, 0, 0] = np.nan
     other[0, 1, 1] = np.inf
-    found = errors({"one": one, "other": other}, truth, np.ones((2, 2, 1), bool))
+    said = {name: Answer.of(values[:, np.newaxis], ("mean",)) for name, values in (("one", one), ("other", other))}
+    found = errors(said, truth, np.ones((2, 2, 1), bool))
     assert [found[name].count.item() for name in ("one", "other")] == [2, 2]
     assert [found[name].mae.item() for name in ("one", "other")] == [1, 5]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Persistence with other quantities ``off`` it."""
+
+    off: dict[str, float]
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        said = Persistence().predict(context, horizon)
+        values = [said.values + np.float32(error) for error in self.off.values()]
+        return replace(said, values=np.concatenate(values, axis=2), quantities=tuple(self.off))
+
+
+def test_each_quantity_is_scored_by_what_it_is_for(counting: Product) -> None:
+    """The truth is 1 and 2 above persistence."""
+    off = {"mean": 1.0, "q10": 0.0, "q50": 2.0, "q90": 1.5, "matched": 9.0}
+    predictors = {"model": one_band(Spread(off)), "still": one_band(Persistence())}
+    found = evaluate(predictors, counting.cube(), samples(counting, 1), SPEC, (0,))
+    assert found.sums["model"].mae[:, 0].tolist() == [1, 0]
+    assert found.sums["model"].rmse[:, 0].tolist() == [0, 1]
+    assert found.sums["still"].mae[:, 0].tolist() == [1, 2]
+    rows = found.rows([BandSpec(name="one", dtype="float32")], timedelta(minutes=5))
+    assert [row.coverage for row in rows] == [{"model": 1}, {"model": 0}]
+
+
+def test_half_an_interval_is_none() -> None:
+    values = np.zeros((1, 2, 3, 3, 1), np.float32)
+    assert Answer.of(values, ("mean", "q10")).interval is None
+
+
+def test_a_median_alone_is_the_mean_too() -> None:
+    values = np.stack([np.full((1, 3, 3, 1), level, np.float32) for level in (1, 2, 3)], axis=1)
+    answer = Answer.of(values, ("q10", "q50", "q90"))
+    assert (answer.mean == 2).all()
+    assert (answer.median == 2).all()

@@ -220,7 +220,7 @@ def flag() -> NDArray[np.uint16]:
 
 
 def test_a_landmark_stays_at_its_pixel(landmark: Product) -> None:
-    run = forecast(tuned(landmark), None)
+    run = forecast(tuned(landmark, forecast={"resolution": "scenes"}), None)
     with rasterio.open(next(landmark.inbox.glob("*.tif"))) as scene:
         before, transform, crs = scene.read(1), scene.transform, scene.crs
     for lead in ("0005", "0010"):
@@ -228,6 +228,15 @@ def test_a_landmark_stays_at_its_pixel(landmark: Product) -> None:
             assert (file.transform, file.crs, file.nodata) == (transform, crs, 65535)
             np.testing.assert_array_equal(file.read(1), before)
             assert file.read(1)[file.index(*(transform @ (40.5, 33.5)))] == 180
+
+
+def test_the_resolution_of_the_configuration_is_that_of_the_files(landmark: Product) -> None:
+    scales: list[float] = []
+    for resolution in ("scenes", "fine"):
+        run = forecast(tuned(landmark, forecast={"resolution": resolution}), None)
+        with rasterio.open(run / "lead-0005m.tif") as file:
+            scales += file.scales
+    assert scales == [0.1, 0.1 / 16]
 
 
 def test_without_a_champion_a_run_is_the_extrapolation(landmark: Product) -> None:

@@ -70,6 +70,7 @@ def loaded_sections(guess: Guess, path: Path) -> list[str]:
 def test_what_is_guessed_from_real_scenes_is_what_the_file_says(shared_data: Path, tmp_path: Path, name: str) -> None:
     guess = inspect(shared_data / name)
     write(guess, tmp_path / "product.toml")
+    guess = replace(guess, motion=guess.motion.limited(guess.grid.geobox(), guess.axis.cadence))
     assert loaded_sections(guess, tmp_path / "product.toml") == [repr(getattr(guess, s)) for s in SECTIONS]
 
 
@@ -103,6 +104,14 @@ def test_the_rhythm_of_real_scenes_is_found(shared_data: Path, name: str, cadenc
 def test_nodata_and_scale_that_stand_in_text_tags_only_are_found(shared_data: Path) -> None:
     (band,) = inspect(shared_data / "fmi_250m_20160928").bands
     assert (band.nodata, band.scale, band.offset, band.units, band.floor) == (255, 0.5, -32, "dBZ", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [("knmi_1km_20100826", "log"), ("fmi_1km_20160928", "none"), ("hrv_1km_20200401", "none"), ("tura_ndvi", "none")],
+)
+def test_only_amounts_of_rain_are_learned_on_their_logarithm(shared_data: Path, name: str, transform: str) -> None:
+    assert [band.transform for band in inspect(shared_data / name).bands] == [transform]
 
 
 def test_masks_beside_real_scenes_are_found(shared_data: Path) -> None:
@@ -479,6 +488,18 @@ def test_a_guess_without_answers_stands(guess: Guess) -> None:
     assert answered.product == guess.product
     assert answered.bands == guess.bands
     assert answered.questions == ()
+
+
+@pytest.mark.parametrize(
+    ("unit", "transform", "floor"),
+    [("mm/h", "log", None), ("kg m-2 s-1", "log", None), ("dBZ", "none", 0), ("K", "none", None)],
+)
+def test_the_answer_to_the_unit_tells_how_a_band_is_learned(
+    guess: Guess, unit: str, transform: str, floor: float | None
+) -> None:
+    answered = guess.answered(lambda question: unit if question.field == "bands.made.units" else question.default)
+    (band,) = answered.bands
+    assert (band.units, band.transform, band.floor) == (unit, transform, floor)
 
 
 def test_answers_go_where_they_belong(guess: Guess) -> None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from pipeline.baselines import Persistence, extrapolation
 from pipeline.lagrangian import Advected, advance, align, align_targets, estimate_motions
-from pipeline.motion import Motion
+from pipeline.motion import Motion, advect
 from pipeline.predictor import Context, Forecast, Source
 from pipeline.specs import MotionSpec
 
@@ -192,6 +192,30 @@ def test_every_quantity_band_and_lead_moves() -> None:
         first_known = np.isfinite(forecast.values[0, lead, :, 40, :, 0]).argmax(axis=-1)
         np.testing.assert_allclose(first_known, SHAPE[1] // 2 + SPEED[0] * (lead + 1), atol=1)
         assert (forecast.values[0, lead, :, *INSIDE, 1] == lead + 1).all()
+
+
+def test_a_pixel_is_known_in_all_quantities_or_in_none() -> None:
+    given = Counting().predict(context(), 2)
+    given.values[0, :, 1, 30:50, 60:80, 0] = np.nan
+    moved = advance(given, [uniform(*SPEED)])
+    unknown = np.isnan(moved.values[0, :, :, 25:55, 55:90, 0])
+    np.testing.assert_array_equal(unknown[:, 0], unknown[:, 1])
+    assert unknown[:, 0].sum(axis=(1, 2)).tolist() == [400, 400]
+
+
+def test_many_quantities_move_as_each_would_alone() -> None:
+    given = context(bands=2)
+    given.values[0, -1, 20:30, 20:30, 1] = np.nan
+    newest = given.values[:, -1:, None]
+    labels = np.ones((1, 1, *SHAPE), np.uint8)
+    both = Forecast(np.concatenate([newest, newest**2], axis=2), labels, labels.astype(np.float32), ("mean", "q90"))
+    alone = Forecast(newest, labels, labels.astype(np.float32))
+    motion = uniform(1.3, -0.6)
+    together, apart = (advance(one, [motion]) for one in (both, alone))
+    np.testing.assert_array_equal(together.of("mean"), apart.of("mean"))
+    valid = np.isfinite(newest[0, 0, 0])
+    np.testing.assert_allclose(apart.values[0, 0, 0], advect(newest[0, 0, 0], valid, motion, 1)[0], rtol=1e-5)
+    np.testing.assert_array_equal(together.source, apart.source)
 
 
 def test_a_pixel_known_in_one_band_keeps_its_source() -> None:

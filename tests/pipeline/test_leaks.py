@@ -153,6 +153,18 @@ def test_a_target_of_test_in_a_context_of_training_is_refused() -> None:
         refuse(report)
 
 
+def test_a_partial_sample_that_keeps_one_target_too_many_is_refused() -> None:
+    parts = sound()
+    assert parts.validation_start is not None
+    last = parts.training[-1]
+    assert len(last.targets) == 1
+    spoiled = Sample(last.init, last.context, tuple(range(last.init + 1, parts.validation_start + 1)))
+    report = spoil(training=(*parts.training[:-1], spoiled))
+    assert leaks(report)["training", "validation", Way.TARGET] == PIXELS
+    with pytest.raises(LeakError, match="no target of validation is visible to training"):
+        refuse(report)
+
+
 def test_validation_that_meets_a_target_of_test_is_refused() -> None:
     parts = sound()
     report = spoil(validation=(*parts.validation, met_at(parts.test_start)))

@@ -81,6 +81,37 @@ def test_an_init_time_without_pixels_changes_no_score() -> None:
     np.testing.assert_array_equal((ErrorSums.of(forecast, truth) + empty).mae, mae(forecast, truth))
 
 
+def test_the_median_is_scored_by_its_absolute_error_and_the_mean_by_the_rest() -> None:
+    truth, mean, median = flat(0, 4, 5), flat(1, 2, 5), flat(0, 4, 8)
+    sums = ErrorSums.of(mean, truth, median=median)
+    np.testing.assert_array_equal(sums.mae, ErrorSums.of(median, truth).mae)
+    np.testing.assert_array_equal(sums.rmse, rmse(mean, truth))
+    np.testing.assert_array_equal(sums.bias, bias(mean, truth))
+
+
+def test_an_interval_holds_its_ends() -> None:
+    truth, low, high = flat(0, 1, 2, 3, np.nan), flat(0, 0, 0, 0, 0), flat(0, 2, 2, 2, 2)
+    sums = ErrorSums.of(flat(0, 1, 1, 1, 1), truth, interval=(low, high))
+    assert sums.covered is not None
+    assert (sums.covered.item(), sums.count.item(), sums.coverage.item()) == (3, 4, 0.75)
+
+
+def test_a_pixel_without_an_interval_does_not_count() -> None:
+    low = flat(0, np.nan)
+    assert ErrorSums.of(flat(1, 1), flat(1, 1), interval=(low, flat(2, 2))).count.item() == 1
+
+
+def test_without_an_interval_there_is_no_coverage() -> None:
+    assert np.isnan(ErrorSums.of(*pair()).coverage).all()
+
+
+def test_coverage_pools_over_init_times_that_have_it() -> None:
+    one = ErrorSums.of(flat(1), flat(1), interval=(flat(0), flat(2)))
+    other = ErrorSums.of(flat(1, 1, 1), flat(3, 3, 1), interval=(flat(0, 0, 0), flat(2, 2, 2)))
+    assert (one + other).coverage.item() == 0.5
+    assert (one + ErrorSums.of(flat(1), flat(1))).covered is None
+
+
 def test_many_small_errors_beside_large_values_are_not_lost() -> None:
     truth = np.full((1, 1000, 1000, 1), 4096, np.float32)
     forecast = truth + np.float32(0.001953125)  # exact in float32 beside 4096; a float32 sum of a million is not

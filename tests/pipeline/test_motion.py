@@ -1,10 +1,12 @@
-from collections.abc import Sequence
+from collections.abc import Iterable
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.grid import geobox
 from pipeline.motion import Motion, advect, displacement, displacements, estimate, warp, warp_nearest
 from pipeline.specs import MotionSpec
 
@@ -27,7 +29,7 @@ def texture(dx: float = 0.0, dy: float = 0.0, seed: int = 0) -> NDArray[np.float
     return np.asarray(field, np.float32)
 
 
-def frames_moving(dx: float, dy: float, ages: Sequence[float]) -> NDArray[np.float32]:
+def frames_moving(dx: float, dy: float, ages: Iterable[float]) -> NDArray[np.float32]:
     return np.stack([texture(-age * dx, -age * dy) for age in ages])
 
 
@@ -37,7 +39,7 @@ def uniform(dx: float, dy: float, shape: tuple[int, int] = SHAPE) -> Motion:
 
 def vortex() -> Motion:
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(np.float32)
-    return Motion(0.05 * np.dstack([SHAPE[0] / 2 - y, x - SHAPE[1] / 2]))
+    return Motion(np.float32(0.05) * np.dstack([SHAPE[0] / 2 - y, x - SHAPE[1] / 2]).astype(np.float32))
 
 
 def known(values: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -127,6 +129,33 @@ def test_nothing_moves_where_nothing_can_be_followed(values: NDArray[np.float32]
 def test_method_none_means_that_nothing_moves() -> None:
     values = frames_moving(2, 2, (1, 0))
     assert not estimate(values, known(values), single([1, 0]), MotionSpec(method="none")).flow.any()
+
+
+@pytest.mark.parametrize(
+    ("crs", "side", "cadence", "limit"),
+    [
+        ("EPSG:32633", 1000, 5, 30),  # 100 m/s
+        ("EPSG:32633", 5000, 5, 8),  # at least 8 pixels
+        ("EPSG:32633", 1000, 60, 50),  # at most a quarter of the shorter side
+        ("EPSG:4326", 0.01, 2, 12.8),  # at 45 north 1112 x 786 m, 935 m a side
+    ],
+)
+def test_the_speed_limit_follows_pixel_size_and_cadence(crs: str, side: float, cadence: int, limit: float) -> None:
+    north = 46 if crs == "EPSG:4326" else 5e6
+    grid = geobox(crs, (side, 0, 0, 0, -side, north), (200, 300))
+    assert SPEC.limited(grid, timedelta(minutes=cadence)).max_speed == pytest.approx(limit, rel=0.01)
+
+
+def test_a_speed_limit_that_was_said_stays_and_a_product_that_stands_still_has_none() -> None:
+    grid = geobox("EPSG:32633", (1000, 0, 0, 0, -1000, 5e6), (200, 300))
+    for spec in (MotionSpec(max_speed=12), MotionSpec(method="none")):
+        assert spec.limited(grid, timedelta(minutes=5)) == spec
+
+
+def test_where_the_pixels_are_not_known_nothing_moves_by_more_than_a_quarter_of_the_frame() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 96, 96)).astype(np.float32)
+    flow = estimate(values, known(values), single([1, 0]), MotionSpec(smoothing=0)).flow
+    assert np.hypot(flow[..., 0], flow[..., 1]).max() <= 24 * (1 + 1e-6)
 
 
 def test_no_motion_is_faster_than_believed() -> None:

@@ -75,6 +75,15 @@ CASES = {
 }
 
 
+def bounded(one: Episode) -> Episode:
+    """With an interval of 0.2 about the forecast."""
+    return replace(one, interval=np.stack([one.forecast - np.float32(0.1), one.forecast + np.float32(0.1)]))
+
+
+BOUNDED = ("wide", "tall", "one frame, one lead", "a strip", "no truth", "tall, no attention")
+CASES |= {f"{name}, bounded": bounded(CASES[name]) for name in BOUNDED}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_cut_off_and_nothing_overlaps(name: str) -> None:
     figure = draw(CASES[name])
@@ -115,6 +124,21 @@ def test_before_any_truth_no_error_is_spoken_of() -> None:
     assert "The truth is not known yet." in said
     assert "What it says" in said
     assert "error" not in said
+
+
+def test_the_share_of_the_truth_within_the_interval_is_said_at_each_lead() -> None:
+    one = bounded(CASES["wide"])
+    said = words(draw(replace(one, truth=one.forecast)))
+    assert said.count("q10 to q90: holds 100%") == 3
+
+
+def test_without_truth_the_interval_is_shown_alone() -> None:
+    said = words(draw(CASES["no truth, bounded"]))
+    assert (said.count("q10 to q90"), said.count("holds")) == (4, 0)
+
+
+def test_without_an_interval_there_is_none() -> None:
+    assert "q10" not in words(draw(CASES["wide"]))
 
 
 def test_a_forecast_without_attention_has_no_panel_of_it() -> None:

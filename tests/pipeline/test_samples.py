@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ def specs(draw: st.DrawFn) -> SampleSpec:
         embargo=draw(st.integers(0, 5)),
         max_missing=draw(st.none() | st.integers(0, frames - 1)),
         max_inits=draw(st.integers(1, 120)),
+        partial=draw(st.booleans()),
     )
 
 
@@ -86,8 +88,37 @@ def everything(parts: Split) -> list[Sample]:
 @law
 @given(series(), specs())
 def test_no_target_is_at_or_before_its_init_time(observed: NDArray[np.int64], asked: SampleSpec) -> None:
-    for one in everything(split_or_assume(observed, asked)):
-        assert one.targets == tuple(range(one.init + 1, one.init + asked.horizon + 1))
+    parts = split_or_assume(observed, asked)
+    for one in everything(parts):
+        assert one.targets == tuple(range(one.init + 1, one.init + asked.horizon + 1))[: len(one.targets)]
+        assert set(one.targets).intersection(observed.tolist())
+    assert {len(one.targets) for one in parts.test} <= {asked.horizon}
+
+
+@law
+@given(series(), specs())
+@example(np.arange(14), spec())
+@example(np.arange(100), spec())
+def test_partial_targets_add_samples_and_change_neither_the_whole_ones_nor_the_parts(
+    observed: NDArray[np.int64], asked: SampleSpec
+) -> None:
+    unlimited = asked.model_copy(update={"max_inits": 1000})
+    purged, partial = (
+        split_or_assume(observed, unlimited.model_copy(update={"partial": wish})) for wish in (False, True)
+    )
+    assert replace(partial, training=purged.training, validation=purged.validation) == purged
+    for few, more in ((purged.training, partial.training), (purged.validation, partial.validation)):
+        assert set(few) <= set(more)
+        assert all(len(one.targets) < asked.horizon for one in set(more).difference(few))
+
+
+def test_partial_targets_are_those_before_the_boundary() -> None:
+    purged, partial = (split(np.arange(25), spec(test_fraction=0.4, partial=wish), SHAPE, 48) for wish in (False, True))
+    assert partial.mode is purged.mode is SplitMode.BLOCKS
+    assert [one.init for one in purged.training] == list(range(1, 8))
+    assert [one.init for one in partial.training] == list(range(1, 13))
+    assert [len(one.targets) for one in partial.training] == [6] * 7 + [5, 4, 3, 2, 1]
+    assert {one.targets[-1] for one in partial.training[6:]} == {13}
 
 
 @law
@@ -336,6 +367,14 @@ def test_targets_without_a_scene_and_beyond_the_cube_are_missing(product: Produc
     found = read_targets(product.cube(), sample(np.array([0, 2]), 0, spec(horizon=4)))
     assert found.validity.any(axis=(1, 2, 3)).tolist() == [False, True, False, False]
     np.testing.assert_allclose(found.values[1, ..., 0], product.dn(2000)[0] * 0.1 - 3, atol=1e-5)
+
+
+def test_targets_are_filled_up_to_a_horizon_with_missing_ones(product: Product) -> None:
+    for slot in range(4):
+        product.scene(slot)
+    product.ingest()
+    found = read_targets(product.cube(), Sample(0, (0,), (1, 2)), horizon=4)
+    assert found.validity.any(axis=(1, 2, 3)).tolist() == [True, True, False, False]
 
 
 def test_what_lies_outside_the_area_that_a_part_reads_does_not_reach_it_not_even_through_the_motion(

@@ -214,6 +214,35 @@ def test_there_is_nothing_to_verify_without_a_cube(product: Product) -> None:
         verify(tuned(product))
 
 
+@dataclass(frozen=True)
+class Bounded:
+    """The newest frame as mean, 0.5 above it as median, between 1 and ``above`` more as the interval."""
+
+    above: float
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        said = Persistence().predict(context, horizon)
+        values = [said.values + np.float32(off) for off in (0, 1, 0.5, self.above)]
+        return replace(said, values=np.concatenate(values, axis=2), quantities=("mean", "q10", "q50", "q90"))
+
+
+def test_intervals_are_counted_and_each_quantity_has_its_error(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    forecast(asked, Champion(Bounded(1.5), ModelRef("fake", "1", "network")))
+    counting(product, 2, 3)
+    first, second = verify(asked).table()
+    assert [row.coverage for row in (first, second)] == [{FORECAST: 1}, {FORECAST: 0}]
+    assert (first.mae[FORECAST], first.rmse[FORECAST]) == (pytest.approx(0.5), pytest.approx(1))
+
+
+def test_runs_without_an_interval_do_not_count_in_its_coverage() -> None:
+    with_one, without = Score(5, "sky", FORECAST, 10, 1.0, 1.0, 8), Score(5, "sky", FORECAST, 90, 1.0, 1.0)
+    runs = [RunScores(str(i), None, "m", (one,)) for i, one in enumerate((with_one, without))]  # pyright: ignore[reportArgumentType] - the time plays no part
+    (row,) = tabulate(runs, [SKY])
+    assert row.coverage == {FORECAST: 0.8}
+
+
 def test_scores_lie_in_one_readable_file_a_run(product: Product) -> None:
     asked = tuned(product)
     counting(product, 0, 1)

@@ -1,0 +1,109 @@
+"""The network with its parts removed one by one: what each part is worth is the difference that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
+
+import numpy as np
+
+from pipeline.config import Settings
+from pipeline.errors import ConfigError
+from pipeline.predictor import Context, Forecast, Predictor
+from pipeline.specs import MotionSpec, TrainingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A network to train, or another look at one.
+
+    Attributes:
+        name: for the table.
+        says: what is different, in a line.
+        training: settings of ``[training]`` that are changed.
+        motion: settings of ``[motion]`` that are changed.
+        hidden: context frames that it does not get to see when tested, counted from the newest, which is 0.
+        whole: the variant that has the part which this one lacks; empty: nothing has more.
+    """
+
+    name: str
+    says: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    motion: Mapping[str, Any] = field(default_factory=dict)
+    hidden: tuple[int, ...] = ()
+    whole: str = ""
+
+    def settings(self, settings: Settings, seed: int) -> Settings:
+        """The product with this variant's network.
+
+        Raises:
+            ConfigError: a changed setting is none, or breaks a rule.
+        """
+        try:
+            changed = {**self.training, "seed": seed, "warm_start": "none"}  # a champion may know the test part
+            training = TrainingSpec.model_validate(settings.training.model_dump() | changed)
+            motion = MotionSpec.model_validate(settings.motion.model_dump() | {**self.motion})
+        except ValueError as error:
+            msg = f"variant {self.name} of the study changes settings within their rules, but {error}"
+            raise ConfigError(msg) from error
+        return cast("Settings", settings.model_copy(update={"training": training, "motion": motion}))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form; it decides what the variant is."""
+        changed = {"training": dict(self.training), "motion": dict(self.motion)}
+        return {"name": self.name, **changed, "hidden": list(self.hidden), "whole": self.whole}
+
+
+FULL: Final = "attention"
+GAP: Final = (1,)  # the frame before the newest did not come
+
+VARIANTS: Final = (
+    Variant(FULL, "every part", {"network": "attention"}),
+    Variant("convlstm", "without attention", {"network": "convlstm"}, whole=FULL),
+    Variant("head", "without the ConvLSTM", {"network": "head"}, whole=FULL),
+    Variant("cascade", "without the head as well", {"network": "cascade"}, whole="head"),
+    Variant("no motion", "without the flow", {"network": "attention"}, {"method": "none"}, whole=FULL),
+    Variant("attention, a frame missing", "every part, tested with a gap", {"network": "attention"}, hidden=GAP),
+    Variant(
+        "convlstm, a frame missing",
+        "without attention, tested with a gap",
+        {"network": "convlstm"},
+        hidden=GAP,
+        whole="attention, a frame missing",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blindfold:
+    """A predictor that does not get to see some frames, as if they had not come.
+
+    Attributes:
+        inner: the predictor.
+        hidden: frames, counted from the newest, which is 0.
+    """
+
+    inner: Predictor
+    hidden: tuple[int, ...]
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :class:`~pipeline.predictor.Predictor`."""
+        values, validity = context.values.copy(), context.validity.copy()
+        for item, ages in enumerate(context.ages):
+            gone = np.argsort(ages, kind="stable")[list(self.hidden)]
+            values[item, gone], validity[item, gone] = np.nan, False
+        return self.inner.predict(replace(context, values=values, validity=validity), horizon)
+
+
+def chosen(names: Sequence[str], variants: Sequence[Variant] = VARIANTS) -> tuple[Variant, ...]:
+    """The variants of these names; all where none is named.
+
+    Raises:
+        ConfigError: there is none of a name.
+    """
+    known = {one.name: one for one in variants}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"parts of the study are among {', '.join(known)}; found {', '.join(unknown)}")
+    return tuple(known[name] for name in names) if names else tuple(variants)

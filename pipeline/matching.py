@@ -1,0 +1,98 @@
+"""Probability matching: where it rains is the mean's to say, how hard it rains the advected frame's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import NotEnoughFramesError
+from pipeline.predictor import MATCHED, MEAN, Context, Forecast, Predictor
+
+BLUR = 2.0  # px, standard deviation: pixels of the same mean rank by what lies around them
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """A predictor that also gives the probability-matched field, ``matched``, as its last quantity.
+
+    Attributes:
+        inner: gives the mean.
+        reference: of the same bands; its mean has the distribution of values that a scene has, as extrapolation has.
+        partly: how much of the way from the mean's values to the matched ones, 0 to 1.
+    """
+
+    inner: Predictor
+    reference: Predictor
+    partly: float = 1.0
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        """See :class:`~pipeline.predictor.Predictor`; the mean itself where the reference lacks frames."""
+        said = self.inner.predict(context, horizon)
+        mean = said.of(MEAN)
+        field = mean.copy()
+        try:
+            reference = self.reference.predict(context, horizon).of(MEAN)
+        except NotEnoughFramesError:
+            reference = None
+        if reference is not None:
+            for item, lead, band in np.ndindex(*mean.shape[:2], mean.shape[-1]):
+                place = (item, lead, ..., band)
+                field[place] = matched(mean[place], reference[place], partly=self.partly)
+        values = np.concatenate([said.values, field[:, :, np.newaxis]], axis=2)
+        return replace(said, values=values, quantities=(*said.quantities, MATCHED))
+
+
+def matched(mean: NDArray[np.float32], reference: NDArray[np.float32], *, partly: float = 1.0) -> NDArray[np.float32]:
+    """The mean's ranks with the reference's values (Ebert 2001, Mon. Wea. Rev. 129, 2461-2480).
+
+    Over the pixels known in both, the pixel with the n-th largest mean gets the n-th largest value of the reference.
+    Pixels of the same mean rank by a slightly blurred mean, then by their place.
+
+    Args:
+        mean: ``(y, x)``; NaN where nothing is known.
+        reference: same shape and unit; NaN where nothing is known.
+        partly: how much of the way from the mean's values to the reference's, 0 to 1.
+
+    Returns:
+        Shape of ``mean``; the mean itself where one of both is unknown.
+
+    Raises:
+        ValueError: the shapes differ, or ``partly`` is no share.
+    """
+    if mean.shape != reference.shape or mean.ndim != 2 or not 0 <= partly <= 1:
+        found = f"{mean.shape}, {reference.shape} and {partly}"
+        msg = f"mean and reference are both (y, x) and partly lies from 0 to 1, found {found}"
+        raise ValueError(msg)
+    known = np.isfinite(mean) & np.isfinite(reference)
+    order = _order(mean, known)
+    own = mean[known]
+    values = np.empty_like(own)
+    values[order] = np.sort(reference[known])
+    field = mean.astype(np.float32)
+    field[known] = own + np.float32(partly) * (values - own) if partly < 1 else values
+    return field
+
+
+def _order(mean: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Places of the known pixels from the smallest mean to the largest."""
+    first = _sortable(mean[known]).astype(np.uint64)
+    second = _sortable(_blurred(mean, known)[known])
+    return np.argsort((first << np.uint64(32)) | second, kind="stable")
+
+
+def _blurred(mean: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Weighted mean of the known pixels around each."""
+    weight = known.astype(np.float32)
+    total = cv2.GaussianBlur(np.where(known, mean, np.float32(0)), (0, 0), BLUR)
+    near = cv2.GaussianBlur(weight, (0, 0), BLUR)
+    return np.divide(total, near, out=np.zeros_like(mean), where=near > 0)
+
+
+def _sortable(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Integers in the order of the values: the bits of a float (IEEE 754), turned where it is negative."""
+    bits = (values + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    negative = bits >> np.uint32(31) == 1
+    return np.where(negative, ~bits, bits | np.uint32(1 << 31))

@@ -1,0 +1,169 @@
+"""What a study of skill came to: scores of every predictor, and what each part of the network is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.significance import Evidence, relative_difference
+from pipeline.tally import Tally
+
+MEASURES: Final = ("MAE", "RMSE")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One predictor on the bench.
+
+    Attributes:
+        name: of the variant or the reference.
+        seed: of its training; None for what is not trained.
+        whole: the variant that has the part which this one lacks; empty for references and for what lacks nothing.
+        tally: what its forecasts met.
+        training_cpu: processor seconds of its training.
+        parameters: numbers that were learned.
+        forecast_cpu: processor seconds of a forecast, flow included.
+    """
+
+    name: str
+    seed: int | None
+    whole: str
+    tally: Tally
+    training_cpu: float = 0.0
+    parameters: int = 0
+    forecast_cpu: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        plain = {name: getattr(self, name) for name in ("name", "seed", "whole")}
+        spent = {name: getattr(self, name) for name in ("training_cpu", "parameters", "forecast_cpu")}
+        return plain | spent | {"tally": self.tally.to_json()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Entry:
+        """The inverse of :meth:`to_json`."""
+        return cls(**{**document, "tally": Tally.from_json(document["tally"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much smaller one predictor's error is than another's, in one band.
+
+    Attributes:
+        whole: the one.
+        part: the other: a reference, or the network without a part.
+        band: name.
+        measure: MAE or RMSE.
+        evidence: whole's error / part's - 1, with its interval, of the mean over seeds.
+        better: in how many pairs of seeds the whole's error is the smaller one.
+        pairs: how many pairs there are.
+    """
+
+    whole: str
+    part: str
+    band: str
+    measure: str
+    evidence: Evidence
+    better: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """What a study came to.
+
+    Attributes:
+        title: of the product.
+        key: hash of the specification.
+        specification: what was compared, written down before.
+        entries: every predictor and seed.
+    """
+
+    title: str
+    key: str
+    specification: Mapping[str, Any]
+    entries: tuple[Entry, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Predictors, in the order of the study."""
+        return tuple(dict.fromkeys(one.name for one in self.entries))
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the forecast bands."""
+        return tuple(band["name"] for band in self.specification["bands"])
+
+    @property
+    def full(self) -> str:
+        """The network with all its parts: the first that is trained and lacks nothing; empty where none is trained."""
+        return next((one.name for one in self.entries if one.seed is not None and not one.whole), "")
+
+    def of(self, name: str) -> tuple[Entry, ...]:
+        """All seeds of a predictor."""
+        return tuple(one for one in self.entries if one.name == name)
+
+    def by_lead(self, name: str, measure: str, band: int) -> NDArray[np.float64]:
+        """``(seed, lead)``: errors of a predictor."""
+        return np.stack([getattr(one.tally, measure.lower())[:, band] for one in self.of(name)])
+
+    def typical(self, name: str, measure: str, band: int) -> float:
+        """Median over seeds of the mean over leads."""
+        return median(self.by_lead(name, measure, band).mean(axis=1).tolist())
+
+    def worst_lead(self, name: str, reference: str, band: int) -> tuple[int, float]:
+        """Lead, from 1, at which a predictor's MAE is worst against a reference, and by how much (0.02: 2 % larger)."""
+        ours, theirs = (np.median(self.by_lead(one, "MAE", band), axis=0) for one in (name, reference))
+        ratios = ours / theirs - 1
+        return int(np.argmax(ratios)) + 1, float(np.max(ratios))
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The full network against every reference, and each whole against what lacks a part."""
+        trained = [one for one in self.names if self.of(one)[0].seed is not None]
+        pairs = [(self.full, name) for name in self.names if name not in trained and self.full]
+        pairs += [(whole, name) for name in trained if (whole := self.of(name)[0].whole) in trained]
+        return tuple(
+            self.compare(whole, part, measure, band)
+            for band in range(len(self.bands))
+            for measure in MEASURES
+            for whole, part in pairs
+        )
+
+    def compare(self, whole: str, part: str, measure: str, band: int) -> Comparison:
+        """One predictor against another; errors of each init time and lead are means over seeds."""
+        ours, theirs = self._errors(whole, measure, band), self._errors(part, measure, band)
+        power = 1.0 if measure == "MAE" else 0.5
+        slots = self.of(whole)[0].tally.slots
+        block = int(self.specification["block_slots"])
+        evidence = relative_difference(ours.mean(axis=0), theirs.mean(axis=0), slots, block, power=power)
+        scores = [self.by_lead(one, measure, band).mean(axis=1) for one in (whole, part)]
+        seeds = max(len(one) for one in scores)
+        first, second = (np.resize(one, seeds) for one in scores)  # a reference is the same for all seeds
+        return Comparison(whole, part, self.bands[band], measure, evidence, int((first < second).sum()), seeds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything."""
+        return {
+            "title": self.title,
+            "key": self.key,
+            "specification": dict(self.specification),
+            "comparisons": [asdict(one) | {"verdict": one.evidence.verdict.value} for one in self.comparisons()],
+            "entries": [one.to_json() for one in self.entries],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Skill:
+        """The inverse of :meth:`to_json`; comparisons are made again."""
+        entries = tuple(Entry.from_json(one) for one in document["entries"])
+        return cls(document["title"], document["key"], document["specification"], entries)
+
+    def _errors(self, name: str, measure: str, band: int) -> NDArray[np.float64]:
+        """``(seed, init, lead)``: sums of errors over the pooled number of pixels, so that every pixel counts alike."""
+        kind = "absolute" if measure == "MAE" else "squared"
+        parts = [(getattr(one.tally, kind), one.tally.count) for one in self.of(name)]
+        return np.stack([sums[..., band] / np.maximum(count[..., band].mean(axis=0), 1) for sums, count in parts])

@@ -1,0 +1,127 @@
+"""A study of skill in Markdown: scores, differences with their intervals, and what they can and cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from pipeline.skill import Comparison, Skill
+
+NOTHING: Final = "-"
+WORDS: Final = {"lower": "better", "higher": "worse"}  # of an error
+
+
+def markdown(skill: Skill, picture: str = "") -> str:
+    """The whole report.
+
+    Args:
+        skill: what the study came to.
+        picture: file name of the picture beside the text; empty: none.
+    """
+    parts = [f"## {skill.title}", _setting(skill)]
+    for band, name in enumerate(skill.bands):
+        parts += [f"### {name}, scores" if len(skill.bands) > 1 else "### Scores", "\n".join(_scores(skill, band))]
+    parts += ["### What each is worth", "\n".join(_worth(skill)), *_cautions(skill)]
+    parts += [f"![skill by lead]({picture})"] if picture else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _setting(skill: Skill) -> str:
+    said = skill.specification
+    inits, seeds, measures = said["inits"], said["seeds"], said["measures"]
+    return (
+        f"{len(inits)} init times of the test part, {inits[0]} to {inits[-1]}, the same for all; {len(seeds)} seed(s), "
+        f"of which the median is shown and the range in brackets; means over {_leads(skill)} leads. MAE of "
+        f"{measures['absolute']}, RMSE of {measures['squared']}, CSI of {measures['events']}, where a predictor gives "
+        f"it, else of its mean. Specification `{skill.key}`, written before anything was scored; snapshot "
+        f"{said['snapshot']}, code {said['code']['version']} ({said['code']['digest']})."
+        + ("" if said["peers"] else " pysteps is not installed (extra `study`): its forecasts are left out.")
+    )
+
+
+def _scores(skill: Skill, band: int) -> Iterator[str]:
+    events, unit = skill.specification["events"][band], skill.specification["bands"][band]["units"]
+    sign = "<" if events["below"] else "≥"
+    limits = [f"CSI {sign} {threshold:g}" for threshold in events["thresholds"]]
+    heads = [
+        "",
+        f"MAE ({unit})",
+        f"RMSE ({unit})",
+        *limits,
+        "80 % interval covers",
+        "CPU-min training",
+        "CPU-s forecast",
+    ]
+    yield _row(heads)
+    yield _row(["---"] + ["---:"] * (len(heads) - 1))
+    for name in skill.names:
+        errors = [_spread(skill.by_lead(name, one, band).mean(axis=1)) for one in ("MAE", "RMSE")]
+        yield _row([name, *errors, *_hits(skill, name, band), *_costs(skill, name, band)])
+
+
+def _hits(skill: Skill, name: str, band: int) -> list[str]:
+    found = np.stack([one.tally.csi[:, band] for one in skill.of(name)])
+    each = [found[..., index] for index in range(found.shape[-1])]
+    return [_spread(np.nanmean(one, axis=1)) if np.isfinite(one).any(axis=1).all() else NOTHING for one in each]
+
+
+def _costs(skill: Skill, name: str, band: int) -> list[str]:
+    entries = skill.of(name)
+    covered = [one.tally.coverage.total().randomised[0, band] for one in entries if one.tally.coverage is not None]
+    training = median(one.training_cpu for one in entries)
+    return [
+        _spread(100 * np.array(covered), "{:.0f} %") if covered else NOTHING,
+        f"{training / 60:.1f}" if training else NOTHING,
+        f"{median(one.forecast_cpu for one in entries):.1f}",
+    ]
+
+
+def _worth(skill: Skill) -> Iterator[str]:
+    yield _row(["error of", "against", "", "difference", "interval (95 %)", "seeds", "blocks", "verdict"])
+    yield _row(["---", "---", "---", "---:", "---:", "---:", "---:", "---"])
+    for one in skill.comparisons():
+        yield _row(_difference(one, named=len(skill.bands) > 1))
+
+
+def _difference(one: Comparison, *, named: bool) -> list[str]:
+    found, verdict = one.evidence, one.evidence.verdict.value
+    measure = f"{one.measure}, {one.band}" if named else one.measure
+    ends = f"{100 * found.low:+.1f} to {100 * found.high:+.1f} %" if np.isfinite(found.low) else NOTHING
+    agreed = f"{one.better} of {one.pairs}"
+    share = f"{100 * found.estimate:+.1f} %"
+    return [one.whole, one.part, measure, share, ends, agreed, str(found.blocks), WORDS.get(verdict, verdict)]
+
+
+def _cautions(skill: Skill) -> list[str]:
+    text = [
+        "Intervals are of a paired block bootstrap over init times, in blocks as long as the horizon; seeds: in how "
+        "many pairs the error is smaller. Under 8 independent blocks there is insufficient evidence, whatever the "
+        "interval says: init times whose targets overlap are one event seen several times."
+    ]
+    if skill.full and "extrapolation" in skill.names:
+        for band, name in enumerate(skill.bands):
+            lead, ratio = skill.worst_lead(skill.full, "extrapolation", band)
+            where = f" of {name}" if len(skill.bands) > 1 else ""
+            text.append(f"Worst lead{where} against extrapolation: number {lead}, MAE {100 * ratio:+.1f} %.")
+    return text
+
+
+def _leads(skill: Skill) -> int:
+    return skill.entries[0].tally.count.shape[1]
+
+
+def _spread(values: np.typing.NDArray[np.float64], form: str = "{:.4g}") -> str:
+    """Median, and the range where seeds differ.
+
+    >>> _spread(np.array([1.0, 3.0, 2.0])), _spread(np.array([2.0]))
+    ('2 (1 to 3)', '2')
+    """
+    middle, low, high = (form.format(one) for one in (np.median(values), values.min(), values.max()))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

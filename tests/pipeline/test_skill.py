@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from pipeline.significance import Verdict
+from pipeline.skill import Entry, Skill
+from pipeline.skillpage import draw
+from pipeline.skilltext import markdown
+from pipeline.tally import Tally
+
+LEADS, HORIZON = 4, 4
+
+
+def tally(error: float, inits: int = 48, seed: int = 0) -> Tally:
+    """Errors that grow with the lead, on days that are hard or easy for everybody."""
+    day = np.exp(np.random.default_rng(5).normal(scale=0.3, size=inits))
+    noise = np.exp(np.random.default_rng(seed).normal(scale=0.01, size=(inits, LEADS)))
+    means = (error * day[:, None] * np.arange(1, LEADS + 1) * noise)[..., None]
+    count = np.full(means.shape, 100)
+    events = np.tile(np.array([[5, 2, 1]]), (*means.shape, 2, 1))
+    return Tally(np.arange(inits), count, 100 * means, 100 * means**2, events)
+
+
+def study(*entries: Entry, inits: int = 48, bands: int = 1) -> Skill:
+    specification = {
+        "inits": [f"{index:02d}" for index in range(inits)],
+        "seeds": [0, 1],
+        "measures": {"absolute": "q50", "squared": "mean", "events": "matched"},
+        "bands": [{"name": "rain", "units": "mm"}][:bands],
+        "events": [{"thresholds": [0.1, 1.0], "below": False}][:bands],
+        "block_slots": HORIZON,
+        "cadence_seconds": 300.0,
+        "snapshot": "abc",
+        "code": {"version": "1", "digest": "d"},
+        "peers": False,
+    }
+    return Skill("Clouds", "0123456789ab", specification, entries)
+
+
+def small(inits: int = 48) -> Skill:
+    return study(
+        Entry("persistence", None, "", tally(2.0, inits, 1)),
+        Entry("extrapolation", None, "", tally(1.0, inits, 2)),
+        *[Entry("whole", seed, "", tally(0.8, inits, 3 + seed), 60.0, 10) for seed in range(2)],
+        *[Entry("part", seed, "whole", tally(0.9, inits, 5 + seed), 60.0, 10) for seed in range(2)],
+        inits=inits,
+    )
+
+
+def test_the_whole_is_measured_against_references_and_each_part_against_its_whole() -> None:
+    found = {(one.whole, one.part): one for one in small().comparisons() if one.measure == "MAE"}
+    assert set(found) == {("whole", "persistence"), ("whole", "extrapolation"), ("whole", "part")}
+    assert found["whole", "extrapolation"].evidence.estimate == pytest.approx(-0.2, abs=0.01)
+    assert found["whole", "part"].evidence.verdict is Verdict.LOWER
+    assert [(one.better, one.pairs) for one in found.values()] == [(2, 2)] * 3
+
+
+def test_a_difference_that_is_no_more_than_noise_is_not_called_one() -> None:
+    same = study(
+        *[Entry("whole", seed, "", tally(1.0, 48, seed)) for seed in range(2)],
+        *[Entry("part", seed, "whole", tally(1.0, 48, 2 + seed)) for seed in range(2)],
+    )
+    assert same.compare("whole", "part", "MAE", 0).evidence.verdict is Verdict.UNDECIDED
+
+
+def test_few_init_times_are_insufficient_evidence_in_the_report_beside_the_interval() -> None:
+    text = markdown(small(inits=20))
+    row = next(line for line in text.splitlines() if line.startswith("| whole | extrapolation | MAE"))
+    assert "insufficient evidence" in row
+    assert "| 5 |" in row
+    assert " to " in row
+
+
+def test_the_report_says_what_was_compared_and_what_was_left_out() -> None:
+    text = markdown(small(), "skill.png")
+    assert "0123456789ab" in text
+    assert "pysteps is not installed" in text
+    assert "MAE of q50, RMSE of mean, CSI of matched" in text
+    assert "![skill by lead](skill.png)" in text
+    assert text.index("persistence") < text.index("extrapolation") < text.index("| whole")
+    heads = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in heads if "CSI" in line or "2 (" in line}) == 1
+
+
+def test_the_worst_lead_is_the_one_with_the_largest_ratio() -> None:
+    skill = small()
+    poor = skill.of("whole")[0].tally
+    poor.absolute[:, 2] *= 1.5
+    one = study(Entry("extrapolation", None, "", tally(1.0, 48, 2)), Entry("whole", 0, "", poor))
+    lead, ratio = one.worst_lead("whole", "extrapolation", 0)
+    assert lead == 3
+    assert ratio == pytest.approx(0.2, abs=0.01)
+
+
+def test_what_was_found_survives_json() -> None:
+    skill = small()
+    again = Skill.from_json(json.loads(json.dumps(skill.to_json())))
+    assert again.comparisons() == skill.comparisons()
+    assert markdown(again) == markdown(skill)
+
+
+def test_the_picture_has_both_charts(tmp_path: Path) -> None:
+    pixels = imread(draw(small(), tmp_path / "skill.png"))[..., :3]
+    ink = (pixels < 0.9).any(axis=2).mean(axis=0)
+    left, right = np.array_split(ink, 2)
+    assert left.max() > 0.1
+    assert right.max() > 0.1
+
+
+def test_references_alone_are_a_study_too() -> None:
+    alone = study(Entry("persistence", None, "", tally(2.0)), Entry("extrapolation", None, "", tally(1.0)))
+    assert alone.comparisons() == ()
+    assert "| extrapolation |" in markdown(alone)
