@@ -7,7 +7,7 @@ BIN := $(ENV)/bin
 READY := $(ENV)/.ready-$(EXTRA)
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check faults bench study up lock clean help
+.PHONY: demo test check faults bench study skill up lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make faults  kills, full disks, power cuts, hostile files, flipped bits; an hour; table in build/faults.json"
 	@echo "make bench   ingest, appends, reads and layers against their peers; 80 minutes; figures in build/bench"
 	@echo "make study   each network on the same data and budget, 3 seeds; 40 minutes (CONFIG=product.toml: on its cube)"
+	@echo "make skill   trains on four real sequences and forecasts their test parts; 40 minutes; products in build/skill"
 	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"
 	@echo "make lock    resolve the requirements again"
 
@@ -53,6 +54,14 @@ bench: $(READY)
 
 study: $(READY)
 	@$(BIN)/python -m tests.benchmarks.study_networks --variants $(if $(CONFIG),--config $(CONFIG))
+
+# Example configuration : name of its sequence.
+SKILL := hrv_1km:hrv_1km_20200401 fmi_1km:fmi_1km_20160928 knmi_1km:knmi_1km_20100826 typhoon:typhoon200717_relative
+skill: $(READY)
+	@for pair in $(SKILL); do \
+		folder="build/skill/$${pair#*:}"; rm -rf "$$folder"; \
+		$(BIN)/cubecast study hindcast --config "deploy/examples/$${pair%%:*}.toml" --inits 5 --workspace "$$folder" || exit 1; \
+	done
 
 up: $(READY)
 	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import cube_cli, scenes_cli, tracking_cli
+from flows import cube_cli, scenes_cli, study_cli, tracking_cli
 from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors, time_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(cube_cli.app)
 app.add_typer(scenes_cli.app)
 app.add_typer(tracking_cli.app)
+app.add_typer(study_cli.app)
 
 
 @app.command()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 from flows.quiet import native_silence
 
 if TYPE_CHECKING:
-    from models.skillstudy import Wish
     from pipeline.config import Settings
 
 Told = Callable[[str], None]
@@ -70,18 +69,20 @@ def skill(config: Path, asked: Asked, *, phase: Told | None = None, progress: Pr
     Raises:
         CubecastError: there is no cube, no such part, or no test init time.
     """
+    from models.variants import chosen
     from pipeline.config import load
 
-    settings = load(config)
+    settings, variants = load(config), chosen(asked.parts)
     with native_silence():
         from models.registry import open_registry
         from models.skillrecord import record, write
-        from models.skillstudy import Watcher, study
+        from models.skillstudy import INITS, Watcher, Wish, study
     from pipeline.errors import ServiceError
 
     nothing = Watcher()
     watcher = Watcher(phase or nothing.phase, progress or nothing.scored)
-    found = study(settings, _wish(asked), watcher=watcher)
+    wish = Wish(asked.seeds, asked.inits or INITS, variants, asked.thresholds)
+    found = study(settings, wish, watcher=watcher)
     written = write(settings, found)
     run, note = "", ""
     try:
@@ -141,7 +142,7 @@ def _publish(
     from pipeline.forecast import Champion, forecast
     from pipeline.times import stamp
 
-    times, runs = test_inits(settings, inits), list[str]()
+    times, runs = hindcast_inits(settings, inits), list[str]()
     for time in times:
         runs.append(str(forecast(settings, cast("Champion | None", champion), init=time)))
         if progress is not None:
@@ -149,7 +150,7 @@ def _publish(
     return tuple(runs), tuple(stamp(time) for time in times)
 
 
-def test_inits(settings: Settings, count: int) -> Sequence[datetime]:
+def hindcast_inits(settings: Settings, count: int) -> Sequence[datetime]:
     """At most ``count`` test init times whose truth has come, spread evenly over the test part."""
     from models.appraisal import complete_tests
     from models.material import plan
@@ -159,10 +160,3 @@ def test_inits(settings: Settings, count: int) -> Sequence[datetime]:
     cube = open_cube(store_of(settings))
     tests = complete_tests(plan(settings, cube).split, cube)
     return [cube.layout.axis.valid_time(one.init) for one in thin(tests, count)]
-
-
-def _wish(asked: Asked) -> Wish:
-    from models.skillstudy import INITS, Wish
-    from models.variants import chosen
-
-    return Wish(asked.seeds, asked.inits or INITS, chosen(asked.parts), asked.thresholds)

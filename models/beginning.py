@@ -54,7 +54,7 @@ def begin(settings: Settings, material: Material, kept: Path, registry: Registry
     if material.card.network.kind == Kind.PIXEL_LSTM:
         return None
     try:
-        with np.load(kept) as arrays:
+        with kept.open("rb") as file, np.load(file) as arrays:  # by name numpy leaves a broken file open
             return tuple(arrays[name] for name in arrays.files)
     except (OSError, ValueError, EOFError, BadZipFile):
         pass

@@ -15,6 +15,7 @@ ops: Any = keras.ops  # untyped: pyright takes the results of its functions for 
 FIRST_SPREAD = 0.1  # between quantiles before training, on the standardised scale
 LEAST_ENERGY = 1e-6  # under the root, whose slope is infinite at 0
 MEDIAN = 0.5
+SUMMARY = 8  # channels of the features at pixels: as many as hidden units made a forecast a third dearer
 
 
 @keras.saving.register_keras_serializable(package="cubecast")
@@ -46,6 +47,10 @@ class PixelScales(keras.layers.Layer):
     def channels(self) -> int:
         """How many numbers tell of a pixel."""
         return self.bands + self.scales + 4 * self.bands * self.details.fine_scales + 3 * self.bands
+
+    def build(self, input_shape: Shape) -> None:
+        """No weights, but Keras warns of a loaded layer whose inner layers are not built."""
+        self.details.build(input_shape)
 
     def call(self, values: Tensor, known: Tensor, ages: Tensor) -> Tensor:
         """See the class."""
@@ -121,7 +126,8 @@ class CascadeHead(keras.layers.Layer):
         zeros: Any = {"kernel_initializer": "zeros", "use_bias": False, **own}
         self.of_pixels = keras.layers.Dense(units or 1, name="of_pixels", **own)
         self.of_guess = keras.layers.Dense(units or 1, use_bias=False, name="of_guess", **own)
-        self.of_features = keras.layers.Dense(units or 1, name="of_features", **zeros)
+        self.of_features = keras.layers.Dense(SUMMARY, name="of_features", **own)
+        self.of_summary = keras.layers.Dense(units or 1, name="of_summary", **zeros)
         self.hidden = keras.layers.Dense(units or 1, activation="relu", name="hidden", **own)
         self.correction = keras.layers.Dense(self.outputs, name="correction", **zeros)
         self.enlarge = Enlarge(patch, name="enlarge", **own)
@@ -147,17 +153,18 @@ class CascadeHead(keras.layers.Layer):
         self.correction.build((None, None, None, self.units))
         if self.features:
             self.of_features.build((None, None, None, None, self.features))
+            self.of_summary.build((None, None, None, SUMMARY))
 
     def call(self, pixels: Tensor, features: Tensor | None = None) -> Tensor:
         """See the class."""
         newest, scales = pixels[..., : self.bands], pixels[..., self.bands : self.bands + self.scales]
-        guesses = [newest - ops.matmul(scales, one) for one in ops.unstack(self.cascade, self.leads)]
+        weights = ops.unstack(ops.convert_to_tensor(self.cascade), self.leads)  # JAX unstacks no variable
+        guesses = [newest - ops.matmul(scales, one) for one in weights]
         if not self.units:
             return ops.stack(guesses, axis=1)
         seen = self.of_pixels(pixels / self.usual * self._seen(pixels.shape[-1]))
-        joined = self._joined(features)
-        leads = zip(range(self.leads), guesses, joined, strict=True)
-        return ops.stack([self._lead(at, guess, guess - newest, seen, own) for at, guess, own in leads], axis=1)
+        leads = zip(range(self.leads), guesses, self._summaries(features), strict=True)
+        return ops.stack([self._lead(at, guess, [guess - newest, *told], seen) for at, guess, told in leads], axis=1)
 
     def _seen(self, channels: int) -> Tensor:
         """1 for each channel that the hidden layers look at, 0 for the levels of bands that are not anchored."""
@@ -167,16 +174,17 @@ class CascadeHead(keras.layers.Layer):
             seen[[band, smoothest + band]] = 0
         return ops.convert_to_tensor(seen)
 
-    def _joined(self, features: Tensor | None) -> list[Tensor | None]:
-        """What the features of each lead add to the first hidden layer, at pixels."""
+    def _summaries(self, features: Tensor | None) -> list[list[Tensor]]:
+        """What the features say of each lead, at pixels; nothing where there are none."""
         if features is None:
-            return [None] * self.leads
-        projected = self.of_features(features)
-        return [self.enlarge(one) for one in ops.unstack(projected, self.leads, axis=1)]
+            return [[]] * self.leads
+        return [[self.enlarge(one)] for one in ops.unstack(self.of_features(features), self.leads, axis=1)]
 
-    def _lead(self, at: int, guess: Tensor, change: Tensor, seen: Tensor, joined: Tensor | None) -> Tensor:
-        first = seen + self.of_guess(change) + self.of_leads[at]
-        hidden = self.hidden(ops.relu(first if joined is None else first + joined))
+    def _lead(self, at: int, guess: Tensor, told: list[Tensor], seen: Tensor) -> Tensor:
+        """The forecast of a lead from what is told of it: how the guess changes the newest value, and a summary."""
+        kernels = [self.of_guess.kernel, self.of_summary.kernel][: len(told)]
+        own = ops.matmul(ops.concatenate(told, axis=-1), ops.concatenate(kernels, axis=0))
+        hidden = self.hidden(ops.relu(seen + (own + self.of_leads[at])))
         return self._quantities(guess, self.correction(hidden) + self.offsets[at])
 
     def _quantities(self, guess: Tensor, raw: Tensor) -> Tensor:

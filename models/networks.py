@@ -238,8 +238,7 @@ def build(spec: NetworkSpec, precision: str = "float32") -> keras.Model:
         head = CascadeHead(bands, spec.horizon, scales.scales, **shape, patch=spec.patch, name="head", **EXACT)
         pixels = scales(*newest)
         forecast = head(pixels) if features is None else head(pixels, features)
-    used = inputs if spec.recurs else {name: inputs[name] for name in FRAMES}
-    return keras.Model(used, {"forecast": forecast, **outputs}, name=f"{spec.kind}_network")
+    return keras.Model(inputs, {"forecast": forecast, **outputs}, name=f"{spec.kind}_network")
 
 
 def _inputs(spec: NetworkSpec) -> dict[str, Tensor]:

@@ -127,6 +127,10 @@ class ScaleDetails(keras.layers.Layer):
         self.coarse_scales = len(coarse_dilations(patch)) + 1
         self.enlarge = Enlarge(patch, name="enlarge", dtype=self.dtype_policy)
 
+    def build(self, input_shape: Shape) -> None:
+        """No weights, but Keras warns of a loaded layer whose inner layers are not built."""
+        self.enlarge.build(input_shape)
+
     def call(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         seen = values * known

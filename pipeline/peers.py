@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,13 +70,20 @@ class Field:
             return cls(None, floor + REFLECTIVITY_STEP, band.floor)
         return cls(None, None, band.floor)
 
+    @property
+    def dry(self) -> float:
+        """What a pixel without rain or echo has, in the units handed over."""
+        if self.rate is not None and self.threshold is not None:
+            return self.threshold - DRY_STEP
+        return 0.0 if self.floor is None else self.floor
+
     def apply(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """The band's values as pysteps takes them; NaN stays."""
         raw = np.asarray(values, np.float64)
         if self.rate is not None and self.threshold is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 raw = 10 * np.log10(np.maximum(raw * self.rate, 0))
-            raw = np.where(raw < self.threshold, self.threshold - DRY_STEP, raw)
+            raw = np.where(raw < self.threshold, self.dry, raw)
         return np.where(np.isnan(values), np.nan, raw)
 
     def invert(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -136,7 +142,8 @@ class Peer:
         with _quietly():
             velocity = _flow(given)
             if self.method is Method.S_PROG:
-                return field.invert(_s_prog(given[-FRAMES:], velocity, field, (gap, horizon)))
+                dry = np.where(np.isnan(given), field.dry, given)  # left unknown, Dutch radar was 4 % worse
+                return field.invert(_s_prog(dry[-FRAMES:], velocity, field, (gap, horizon)))
             return np.asarray(_moved(newest, velocity / gap, horizon), np.float32)
 
 
@@ -202,10 +209,8 @@ def _s_prog(
     from pysteps.nowcasts.sprog import forecast  # pyright: ignore[reportMissingImports]
 
     gap, horizon = ahead
-    leads = range(1, horizon + 1) if gap == 1 else [0.0, *(lead / gap for lead in range(1, horizon + 1))]
-    steps = horizon if gap == 1 else leads
-    said = forecast(given, velocity, steps, precip_thr=field.threshold, n_cascade_levels=LEVELS)
-    return said[-horizon:]
+    steps = horizon if gap == 1 else [lead / gap for lead in range(1, horizon + 1)]
+    return forecast(given, velocity, steps, precip_thr=field.threshold, n_cascade_levels=LEVELS)
 
 
 class _quietly(redirect_stdout[StringIO]):  # noqa: N801 - used as a function is
@@ -214,8 +219,3 @@ class _quietly(redirect_stdout[StringIO]):  # noqa: N801 - used as a function is
     def __init__(self) -> None:
         os.environ.setdefault("PYSTEPS_SILENT_IMPORT", "1")
         super().__init__(StringIO())
-
-
-def names(found: Iterable[str]) -> str:
-    """A list in words."""
-    return ", ".join(found)

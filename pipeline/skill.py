@@ -101,8 +101,10 @@ class Skill:
 
     @property
     def full(self) -> str:
-        """The network with all its parts: the first that is trained and lacks nothing; empty where none is trained."""
-        return next((one.name for one in self.entries if one.seed is not None and not one.whole), "")
+        """The network with the most parts: the first that is trained and whose whole is not; empty: none is trained."""
+        trained = [one for one in self.entries if one.seed is not None]
+        names = {one.name for one in trained}
+        return next((one.name for one in trained if one.whole not in names), "")
 
     def of(self, name: str) -> tuple[Entry, ...]:
         """All seeds of a predictor."""

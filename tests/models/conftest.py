@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from models.registry import Registry
 
 SKY = SyntheticSpec(height=48, width=48, frames=16, speed=1.5, noise=0)
-TINY = {"filters": 4, "attention_units": 4, "chip": 16, "batch": 2, "steps_per_epoch": 3, "epochs": 2}
+TINY = {"filters": 4, "attention_units": 4, "head_units": 6, "pixels": 4000}
+TINY |= {"chip": 16, "batch": 2, "steps_per_epoch": 3, "epochs": 2}
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,9 @@ def test_a_training_goes_through_its_phases_and_registers_what_it_made(trained: 
     outcome, client = trained.outcome, trained.registry.client
     assert trained.phases == (
         "aligning frames along the motion",
+        "training single pixels",
         "training",
+        "calibrating intervals",
         "scoring the test part",
         "drawing attention maps",
         "registering",
@@ -147,6 +149,6 @@ def test_what_goes_on_is_said_or_chosen(trained: Trained, tmp_path: Path) -> Non
     with pytest.raises(ModelError, match=r"others.*--fresh"):
         train(others, registry, start=Start.RESUME)
     fresh = train(others, registry)
-    assert len(fresh.history) == 1
+    assert len(fresh.history) == 1 + 1  # the weights that it began with are measured first
     assert len(registry.client.search_runs([registry.experiment])) == 2
-    assert len(train(settings, registry, start=Start.RESUME).history) == 2
+    assert len(train(settings, registry, start=Start.RESUME).history) == 1 + 2

@@ -14,7 +14,7 @@ def rng() -> np.random.Generator:
 
 
 def newest_valid(frames: Array, validity: Array, ages: Array, bands: tuple[int, ...] = (0,)) -> tuple[Array, Array]:
-    values, known = NewestValid(bands)(frames, validity, ages)
+    values, known, _ = NewestValid(bands)(frames, validity, ages)
     return np.asarray(values), np.asarray(known)
 
 
@@ -50,6 +50,21 @@ def test_newest_valid_value_and_its_rate_a_slot_skip_what_is_missing(
 
 def test_two_acquisitions_of_nearly_one_time_do_not_blow_up_the_rate() -> None:
     assert series([1, 2], [1, 1], ages=[0.01, 0])[0] == [2, 2]
+
+
+@pytest.mark.parametrize(("valid", "age"), [([1, 1, 1], 0), ([1, 1, 0], 1), ([1, 0, 0], 3), ([0, 0, 0], 0)], ids=str)
+def test_the_age_of_the_newest_value_is_that_of_its_frame_and_0_where_there_is_none(valid: list[int], age: int) -> None:
+    validity = np.array(valid, "float32").reshape(1, -1, 1, 1, 1)
+    ages = np.array([[3, 1, -0.2]], "float32")  # the scene of the init slot was acquired a little after the slot's time
+    found = NewestValid((0,))(2 * validity, validity, ages)[2]
+    assert np.asarray(found).ravel().tolist() == [age]
+
+
+def test_each_band_of_a_pixel_has_an_age_of_its_own() -> None:
+    validity = np.ones((1, 2, 1, 2, 2), "float32")
+    validity[0, 1, 0, 1, 0] = 0
+    found = NewestValid((0, 1))(validity, validity, np.array([[4, 1]], "float32"))[2]
+    assert np.asarray(found).tolist() == [[[[1, 1], [4, 1]]]]
 
 
 def test_bands_are_chosen_in_the_order_asked(rng: np.random.Generator) -> None:

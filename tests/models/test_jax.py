@@ -13,6 +13,8 @@ HERE = Path(__file__).parent
 CHOSEN = {
     "attention": "sum_to_one or exactly_zero or equation",
     "convlstm": "layer_equals or compiled",
+    "heads": "exactly or never_cross or features",
+    "losses": "logarithm",
     "networks": "is_the_extrapolation or hundred_steps",
 }
 pytestmark = [

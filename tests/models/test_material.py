@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from models.material import network_spec
+from pipeline import document
+from pipeline.chips import ChipReader
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, NotEnoughFramesError
 from pipeline.ingest import ingest
 from pipeline.samples import SplitMode
 from pipeline.synthetic_scenes import write_scene
-from tests.models.products import changed, prepared
+from pipeline.together import JointReader
+from tests.models.products import again, changed, prepared
 
 HUGE = 60_000  # DN
 
@@ -21,10 +24,8 @@ HUGE = 60_000  # DN
 def test_nothing_of_the_test_part_changes_what_is_learned_from(sky: Settings, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     clean = prepared(sky, lambda *at: told.append(at))
-    document: dict[str, Any] = sky.model_dump()
-    spoiled = Settings(
-        **document | {"workspace": tmp_path / "work", "scenes": document["scenes"] | {"folder": tmp_path}}
-    )
+    values: dict[str, Any] = sky.model_dump()
+    spoiled = Settings(**values | {"workspace": tmp_path / "work", "scenes": values["scenes"] | {"folder": tmp_path}})
     for path in sky.scenes.folder.glob("*.tif"):
         shutil.copy(path, tmp_path)
     axis, grid = sky.axis.axis(), sky.grid.geobox()
@@ -83,3 +84,41 @@ def test_a_network_is_shaped_by_the_configuration(sky: Settings) -> None:
     spec = network_spec(sky)
     assert (spec.context_frames, spec.horizon, spec.bands_in, spec.bands_out) == (2, 2, 1, (0,))
     assert (spec.patch, spec.filters, spec.attention_units) == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("facts", "anchored"), [({}, ()), ({"floor": 0.0}, (0,)), ({"transform": "log"}, (0,))], ids=str
+)
+def test_bands_that_begin_at_nothing_are_anchored_and_their_level_is_never_varied(
+    sky: Settings, tmp_path: Path, facts: dict[str, Any], anchored: tuple[int, ...]
+) -> None:
+    settings = changed(sky, tmp_path, bands=[sky.bands[0].model_dump() | facts])
+    material = prepared(settings)
+    assert material.card.network.anchored == anchored
+    assert isinstance(material.training, ChipReader)
+    assert settings.training.jitter > 0
+    assert material.training.jitter == (0 if anchored else settings.training.jitter)
+
+
+def test_a_network_says_the_quantiles_that_are_asked_for(sky: Settings) -> None:
+    spec = network_spec(again(sky, training=sky.training.model_dump() | {"quantiles": (0.05, 0.5), "head_units": 9}))
+    assert (spec.levels, spec.head_units) == ((0.05, 0.5), 9)
+    assert spec.quantities == ("mean", "q5", "q50")
+
+
+def test_a_card_knows_the_size_of_a_pixel(sky: Settings) -> None:
+    assert prepared(sky).card.pixel == pytest.approx(abs(sky.grid.geobox().transform.a), rel=1e-3)
+
+
+def test_a_product_learns_from_others_as_well_and_is_watched_alone(sky: Settings, tmp_path: Path) -> None:
+    other = changed(sky, tmp_path, product={"name": "other"})
+    document.write(other, tmp_path / "other.toml")
+    joint = again(sky, training=sky.training.model_dump() | {"together": (tmp_path / "other.toml",)})
+    alone, found = prepared(sky), prepared(joint)
+    assert isinstance(found.training, JointReader)
+    assert len(found.training.readers) == 2
+    assert found.card == alone.card
+    assert len({one.seed for one in found.training.readers}) == 2
+    assert found.training.read(0).frames.shape == alone.training.read(0).frames.shape
+    for one, expected in zip(found.validation, alone.validation, strict=True):
+        np.testing.assert_array_equal(one.frames, expected.frames)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
+from models.assurance import Assurance
 from models.networks import Kind, NetworkSpec, build
 from models.prediction import Card, Network, NetworkPredictor, network_inputs
 from pipeline.baselines import extrapolation
 from pipeline.config import Settings
 from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.forecast import forecast
+from pipeline.guard import Guard
 from pipeline.ingest import ingest
 from pipeline.predictor import Context, Source
 from pipeline.specs import CovariateSpec, FirewallSpec
@@ -55,7 +58,11 @@ def test_an_untrained_network_is_the_extrapolation(plain: Settings, make_network
     network, seen = make_network(plain), drifting(70, 90)
     said = network.champion(tile=1024).predictor.predict(seen, 2)
     expected = extrapolation(plain.motion).predict(seen, 2)
-    np.testing.assert_allclose(said.values, expected.values, atol=2e-6)
+    assert said.quantities == network.card.network.quantities == ("mean", "q10", "q50", "q90")
+    for quantity in ("mean", "q50"):
+        np.testing.assert_allclose(said.of(quantity), expected.of("mean"), atol=2e-6)
+    for lower, higher in (("q10", "q50"), ("q50", "q90")):
+        assert (said.of(lower) < said.of(higher))[np.isfinite(said.of("mean"))].all()
     assert np.isfinite(said.values).mean() > 0.9
     assert set(np.unique(said.source)) == {Source.NONE, Source.NETWORK}
     np.testing.assert_array_equal(said.source == Source.NONE, np.isnan(said.values[:, :, 0, ..., 0]))
@@ -119,6 +126,40 @@ def test_a_network_gets_zeros_with_a_note_where_nothing_is_known(height: int, wi
 def test_a_card_survives_json(two_bands: Settings, make_network: Networks) -> None:
     card = make_network(two_bands).card
     assert Card.from_json(card.to_json()) == card
+
+
+def test_a_card_knows_the_size_of_a_pixel_and_what_held_out_truths_taught(
+    two_bands: Settings, make_network: Networks
+) -> None:
+    shape = (2, 1)
+    guard = Guard(np.full(shape, 9.0), np.ones((*shape, 21)), -np.ones(shape), np.ones(shape), np.full(shape, 3.0))
+    taught = Assurance(guard, None, (1,), ((-np.inf, 5.0),), matched=0.5)
+    card = replace(make_network(two_bands).card, pixel=1000.5, assurance=taught)
+    again = Card.from_json(json.loads(json.dumps(card.to_json(), allow_nan=False)))
+    assert again.pixel == 1000.5
+    assert again.assurance is not None
+    assert again.assurance.to_json() == taught.to_json()
+    assert replace(again, assurance=None) == replace(card, assurance=None)
+    old = {name: value for name, value in card.to_json().items() if name not in {"pixel", "assurance"}}
+    assert Card.from_json(old) == replace(card, pixel=0.0, assurance=None)
+
+
+def test_held_out_truths_mend_a_champion_in_coordinates_that_move(plain: Settings, make_network: Networks) -> None:
+    """A guard that trusts extrapolation alone makes it of any network, whose place the matched field takes as well."""
+    network, seen, shape = make_network(plain, trained=True), drifting(60, 70), (2, 1)
+    absolute = np.repeat(np.linspace(1, 0, 21)[None, None], 2, axis=0)
+    guard = Guard(np.full(shape, 9.0), absolute, -np.ones(shape), np.ones(shape), np.full(shape, 1e9))
+    taught = Assurance(guard, None, (0,), ((-np.inf, np.inf),), matched=1.0)
+    mended = replace(network, card=replace(network.card, assurance=taught))
+    said = mended.champion(tile=1024).predictor.predict(seen, 2)
+    expected = extrapolation(plain.motion).predict(seen, 2).of("mean")
+    assert said.quantities == (*network.card.network.quantities, "matched")
+    for quantity in ("mean", "q50", "matched"):
+        np.testing.assert_allclose(said.of(quantity), expected, atol=1e-5)
+    bare = network.champion(tile=1024).predictor.predict(seen, 2)
+    assert np.nanmax(np.abs(bare.of("mean") - expected)) > 0.01
+    width, before = (one.of("q90") - one.of("q10") for one in (said, bare))
+    np.testing.assert_allclose(width, before, atol=1e-5)
 
 
 def test_a_card_of_before_covariates_says_that_there_are_none(two_bands: Settings, make_network: Networks) -> None:
@@ -185,7 +226,16 @@ def test_a_network_without_attention_has_none_to_show() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "patch", "reduction"), [("attention", 4, 2), ("dot_product", 4, 1), ("pixel_lstm", 1, 1)]
+    ("kind", "patch", "reduction"),
+    [
+        ("attention", 4, 2),
+        ("convlstm", 4, 1),
+        ("dot_product", 4, 1),
+        ("pixel_lstm", 1, 1),
+        ("head", 4, 1),
+        ("head", 8, 1),
+        ("cascade", 4, 1),
+    ],
 )
 def test_tiles_leave_no_trace_of_any_network(
     plain: Settings, make_network: Networks, kind: str, patch: int, reduction: int
@@ -218,7 +268,8 @@ def test_a_landmark_stays_at_its_pixel_through_the_network(
 ) -> None:
     plain = tiny_settings(tmp_path)
     scenes = plain.scenes.model_copy(update={"firewall": FirewallSpec(stuck="off")})  # the same picture three times
-    settings = plain.model_copy(update={"scenes": scenes})
+    coarse = plain.forecast.model_copy(update={"resolution": "scenes"})
+    settings = plain.model_copy(update={"scenes": scenes, "forecast": coarse})
     (tmp_path / "inbox").mkdir()
     axis, grid = settings.axis.axis(), settings.grid.geobox()
     for slot in range(3):
@@ -228,7 +279,9 @@ def test_a_landmark_stays_at_its_pixel_through_the_network(
     run = forecast(settings, make_network(settings).champion(tile=16))
     for lead in ("0005", "0010"):
         with rasterio.open(run / f"lead-{lead}m.tif") as file, rasterio.open(run / f"lead-{lead}m-quality.tif") as made:
-            np.testing.assert_array_equal(file.read(1), flag())
+            assert file.descriptions[:3:2] == ("mean", "q50")
+            for band in (1, 3):
+                np.testing.assert_array_equal(file.read(band), flag())
             assert file.transform == grid.transform
             assert file.read(1)[file.index(*(grid.transform @ (40.5, 33.5)))] == 900
             assert set(np.unique(made.read(1)[:, :47])) == {Source.NETWORK}

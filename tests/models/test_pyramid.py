@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.pyramid import Enlarge, ScaleDetails, ScaleHead, pooled
+from models.pyramid import Enlarge, ScaleDetails, pooled, smoothed
 
 Array = NDArray[np.float32]
 PATCHES = [1, 2, 3, 4, 8]
@@ -91,35 +91,19 @@ def test_a_shift_of_whole_patches_shifts_the_details(rng: np.random.Generator) -
         np.testing.assert_allclose(after[:, reach // unit :], before[:, (8 + reach) // unit :], atol=1e-5)
 
 
-def test_an_untrained_head_returns_the_newest_field_exactly(rng: np.random.Generator) -> None:
-    values, known = field(rng, channels=4)
-    features = rng.normal(size=(2, 3, 12, 6, 5)).astype("float32")
-    forecast = np.asarray(ScaleHead(2, 4)(features, values, known))
-    np.testing.assert_array_equal(forecast, np.repeat(values[:, None, ..., :2], 3, axis=1))
+def test_a_field_smoothed_at_ever_wider_distances_is_the_spline_of_each_applied_to_the_one_before() -> None:
+    point = np.zeros((1, 33, 33, 1), "float32")
+    point[0, 16, 16, 0] = 1
+    itself, near, far = (np.asarray(one)[0, :, :, 0] for one in smoothed(point, [1, 4]))
+    np.testing.assert_array_equal(itself, point[0, :, :, 0])
+    spline = np.array([1, 4, 6, 4, 1]) / 16
+    np.testing.assert_allclose(near[14:19, 14:19], np.outer(spline, spline), atol=1e-7)
+    away = (np.arange(33) - 16) ** 2
+    spread = [float((one.sum(axis=0) * away).sum()) for one in (near, far)]
+    assert spread == pytest.approx([1, 1 + 16], rel=1e-5)  # variances add up, that of the spline is 1
 
 
-def test_gates_of_one_on_the_field_and_zero_on_its_rate_damp_each_band_to_nothing(rng: np.random.Generator) -> None:
-    values, known = field(rng, channels=4)
-    head = ScaleHead(2, 4)
-    features = np.zeros((2, 3, 12, 6, 5), "float32")
-    head(features, values * known, known)
-    head.lead_gates.assign(np.tile([1, 1, 0, 0], (3, head.lead_gates.shape[1] // 4)))
-    np.testing.assert_allclose(np.asarray(head(features, values * known, known)), 0, atol=1e-5)
-
-
-def test_a_gate_of_minus_the_lead_on_the_rate_follows_the_tendency(rng: np.random.Generator) -> None:
-    values, known = field(rng)
-    known = np.ones_like(known)
-    head = ScaleHead(1, 4)
-    features = np.zeros((2, 3, 12, 6, 5), "float32")
-    head(features, values, known)
-    leads = np.arange(1, 4)[:, None]
-    head.lead_gates.assign(np.tile([0, 1], (3, head.lead_gates.shape[1] // 2)) * -leads)
-    expected = values[:, None, ..., :1] + leads[None, :, None, None] * values[:, None, ..., 1:]
-    np.testing.assert_allclose(np.asarray(head(features, values, known)), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("layer", [Enlarge(3, name="a"), ScaleDetails(3, name="a"), ScaleHead(2, 3, name="a")])
+@pytest.mark.parametrize("layer", [Enlarge(3, name="a"), ScaleDetails(3, name="a")])
 def test_configuration_makes_the_same_layer_again(layer: keras.layers.Layer) -> None:
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(twin) is type(layer)

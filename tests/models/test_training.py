@@ -9,22 +9,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow
 
 from models.checkpoint import PATTERN, Checkpoints
-from models.networks import NetworkSpec
+from models.losses import loss_of
+from models.networks import NetworkSpec, build
+from models.optimisation import Arrays
 from models.pace import Clock, Pace, Stop
-from models.prediction import network_inputs
 from models.training import Fitted, Progress, fit
-from models.validation import newest, skill, squared_error
+from models.validation import Judge
 from pipeline.chips import ChipReader, Chips
 from pipeline.config import TrainingSpec
 from pipeline.errors import ConfigError, Interrupted, ModelError, NotEnoughFramesError
 from pipeline.grid import Window
 
-NETWORK = NetworkSpec(2, 1, 1, (0,), patch=4, filters=4, attention_units=2)
+NETWORK = NetworkSpec(2, 1, 1, (0,), patch=4, filters=4, attention_units=2, head_units=4)
 SPEC = TrainingSpec(chip=16, batch=2, steps_per_epoch=1, epochs=12, learning_rate=0.02)
 SHORT = SPEC.model_copy(update={"steps_per_epoch": 3, "epochs": 2, "checkpoint": timedelta(0)})
 EVERYTHING: dict[str, Any] = {"accumulate": 2, "average": 0.9}  # epochs of three steps end between two updates
@@ -96,9 +98,8 @@ def test_patience_ends_a_training_that_gets_worse_and_its_best_weights_are_kept(
     assert errors == sorted(errors)
     assert len(errors) == 1 + 3
     assert fitted.best == fitted.history[0]
-    inputs = network_inputs(watching.frames, watching.ages, NETWORK.patch)
-    kept = squared_error([watching], (0,), lambda _: np.asarray(fitted.model(inputs)["forecast"]))
-    assert kept == pytest.approx(errors[0], rel=1e-6)
+    judge = Judge.over([watching], NETWORK, loss_of(NETWORK.levels))
+    assert judge.measure(tuple(fitted.model.get_weights())).loss == pytest.approx(errors[0], rel=1e-6)
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -284,6 +285,72 @@ def test_other_settings_or_other_data_are_another_training(tmp_path: Path) -> No
         train(SHORT, checkpoints=checkpoints, chips=toy(0.4))
 
 
+# --- begun with weights that were given -----------------------------------------------------------
+
+
+def halving(strength: float = 0.5) -> Arrays:
+    """Weights of a network that says half of the newest frame, which is what comes."""
+    keras.utils.set_random_seed(5)
+    model: Any = build(NETWORK)
+    of_values = np.tile([strength, 0], model.get_layer("head").scales // 2)
+    model.get_layer("head").cascade.assign(of_values[None, :, None])
+    return tuple(model.get_weights())
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_given_weights_are_measured_before_the_first_epoch_and_kept_where_nothing_is_better() -> None:
+    spoiling, notes, steps = changed(SHORT, learning_rate=10.0), Notes(), Interruption()
+    fitted = train(spoiling, initial=halving(), notes=notes, progress=steps)
+    assert len(fitted.history) == 1 + spoiling.epochs
+    assert fitted.best is fitted.history[0]
+    assert fitted.best["val_skill"] > 0.99
+    assert weights(fitted) == [weight.tobytes() for weight in halving()]
+    assert [step for step, _ in notes.told] == [0, 1, 2]
+    assert steps.steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_given_weights_that_can_be_bettered_are() -> None:
+    fitted = train(changed(SHORT, learning_rate=1e-3), initial=halving(0.4))
+    losses = [epoch["val_loss"] for epoch in fitted.history]
+    assert min(losses) < losses[0]
+    assert fitted.best["val_loss"] == min(losses)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_training_of_no_epochs_measures_what_it_was_given_and_gives_it_back(tmp_path: Path) -> None:
+    steps = Interruption()
+    for _ in range(2):
+        fitted = train(changed(epochs=0), initial=halving(), progress=steps, checkpoints=Checkpoints(tmp_path))
+        assert len(fitted.history) == 1
+        assert fitted.history[0]["loss"] == fitted.history[0]["val_loss"]
+        assert weights(fitted) == [weight.tobytes() for weight in halving()]
+    assert not steps.steps
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_training_with_given_weights_that_is_stopped_at_every_step_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    spec, steps = changed(SHORT, steps_per_epoch=2), Interruption((signal.SIGTERM,))
+    whole = train(spec, initial=halving(0.4))
+    parts, stops = until_finished(
+        lambda: train(spec, initial=halving(0.4), checkpoints=Checkpoints(tmp_path), progress=steps)
+    )
+    assert stops == 4
+    assert steps.steps == [1, 2, 3, 4]
+    assert parts.history == whole.history
+    assert weights(parts) == weights(whole)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_other_given_weights_are_another_training(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(Interrupted):
+        train(SHORT, checkpoints=checkpoints, limit=timedelta(0), initial=halving())
+    for other in (None, halving(0.4)):
+        with pytest.raises(ModelError, match="with chips = "):
+            train(SHORT, checkpoints=checkpoints, initial=other)
+
+
 # --- signals, clocks ------------------------------------------------------------------------------
 
 
@@ -348,51 +415,3 @@ def test_the_step_that_compiles_is_no_part_of_the_throughput(monkeypatch: pytest
     pace.step(4)
     assert pace.mean == 4
     assert 4 < pace.rate < 8
-
-
-# --- what is measured -----------------------------------------------------------------------------
-
-
-def holed() -> Chips:
-    """Three frames of two bands, two leads of the second one; holes in all of them."""
-    random = np.random.default_rng(3)
-    frames = random.normal(size=(2, 3, 8, 9, 2)).astype(np.float32)
-    frames[random.random(frames.shape) < 0.5] = np.nan
-    targets = random.normal(size=(2, 2, 8, 9, 1)).astype(np.float32)
-    targets[random.random(targets.shape) < 0.3] = np.nan
-    return Chips(frames, np.zeros((2, 3), np.float32), targets)
-
-
-def test_the_newest_value_of_each_pixel_is_repeated_for_every_lead() -> None:
-    chips = holed()
-    found = newest(chips, (1,))
-    assert found.shape == chips.targets.shape
-    for item, y, x in np.ndindex(2, 8, 9):
-        seen = chips.frames[item, :, y, x, 1]
-        expected = seen[np.isfinite(seen)][-1:] if np.isfinite(seen).any() else [np.nan]
-        for lead in range(2):
-            np.testing.assert_array_equal(found[item, lead, y, x], expected)
-
-
-def test_an_error_is_the_mean_over_pixels_whose_target_and_newest_value_are_known() -> None:
-    chips = holed()
-    known = np.isfinite(chips.targets) & np.isfinite(newest(chips, (1,)))
-    assert 0 < known.sum() < np.isfinite(chips.targets).sum()
-    found = squared_error([chips, chips], (1,), lambda one: np.zeros_like(one.targets))
-    assert found == pytest.approx(float((chips.targets[known].astype(np.float64) ** 2).mean()))
-
-
-def test_what_is_right_has_no_error_and_is_not_asked_for_what_nobody_can_know() -> None:
-    chips = holed()
-    unseen = np.isnan(newest(chips, (1,)))
-    assert squared_error([chips], (1,), lambda one: np.where(unseen, np.float32(1e6), one.targets)) == 0
-
-
-def test_saying_nothing_is_no_way_to_make_no_error() -> None:
-    chips = holed()
-    assert np.isnan(squared_error([chips], (1,), lambda one: np.full_like(one.targets, np.nan)))
-
-
-def test_skill_is_the_part_of_the_reference_that_is_gone() -> None:
-    assert (skill(0, 2), skill(1, 2), skill(2, 2)) == (1, 0.5, 0)
-    assert np.isnan(skill(0, 0))

@@ -91,9 +91,14 @@ def test_lucas_kanade_finds_where_showers_go_also_when_every_other_frame_is_miss
     assert set(np.unique(said.source)) <= {Source.NONE, Source.EXTRAPOLATION}
 
 
-def test_s_prog_smooths_what_it_moves() -> None:
+@pytest.mark.parametrize("gap", [1, 2])
+def test_s_prog_moves_showers_too_and_says_no_rain_less_than_none(gap: int) -> None:
     pytest.importorskip("pysteps")
-    context = seen(drifting(4), [3.0, 2.0, 1.0, 0.0])
+    context = seen(drifting(3 * gap)[::gap], [2.0 * gap, 1.0 * gap, 0.0])
     said = Peer(Method.S_PROG, (Field.of(RAIN),), (0,)).predict(context, 4)
     assert said.values.shape == (1, 4, 1, 96, 72, 1)
     assert np.nanmin(said.values) >= 0
+    truth, newest = drifting(3 * gap + 1)[2 * gap + 1], context.values[0, -1, ..., 0]
+    first = said.values[0, 0, 0, ..., 0]
+    known = np.isfinite(first)
+    assert np.abs(first - truth)[known].mean() < np.abs(newest - truth)[known].mean()

@@ -112,6 +112,11 @@ def test_the_picture_has_both_charts(tmp_path: Path) -> None:
     assert right.max() > 0.1
 
 
+def test_a_part_whose_whole_is_not_trained_is_measured_against_references_itself() -> None:
+    alone = study(Entry("extrapolation", None, "", tally(1.0)), Entry("part", 0, "whole", tally(0.9)))
+    assert {(one.whole, one.part) for one in alone.comparisons()} == {("part", "extrapolation")}
+
+
 def test_references_alone_are_a_study_too() -> None:
     alone = study(Entry("persistence", None, "", tally(2.0)), Entry("extrapolation", None, "", tally(1.0)))
     assert alone.comparisons() == ()

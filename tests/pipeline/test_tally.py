@@ -52,7 +52,9 @@ def test_each_score_takes_its_own_quantity() -> None:
 
 def test_a_perfect_forecast_has_no_error_and_every_event() -> None:
     truth = came()
-    perfect = Forecast(truth[None, :, None], np.ones((1, *truth.shape[:3]), np.uint8), np.zeros((1, *truth.shape[:3])))
+    perfect = Forecast(
+        truth[None, :, None], np.ones((1, *truth.shape[:3]), np.uint8), np.zeros((1, *truth.shape[:3]), np.float32)
+    )
     tally = met(perfect, truth)
     assert tally.mae.max() == 0
     np.testing.assert_array_equal(tally.csi, 1)
