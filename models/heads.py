@@ -57,10 +57,12 @@ class PixelScales(keras.layers.Layer):
         fine, coarse = self.details(values, known)
         far = self.details.enlarge(coarse)
         newest = values[..., : self.bands]
-        return ops.concatenate([newest, fine, far, self._energies(fine), known, ops.log1p(ages)], axis=-1)
+        return ops.concatenate([newest, fine, far, self._energies(fine, known), known, ops.log1p(ages)], axis=-1)
 
-    def _energies(self, fine: Tensor) -> Tensor:
-        blocks = ops.average_pool(ops.square(fine), self.patch, self.patch)
+    def _energies(self, fine: Tensor, known: Tensor) -> Tensor:
+        """Of what is known alone: at other pixels the small scales hold the level around them."""
+        seen = fine * ops.concatenate([known] * self.details.fine_scales, axis=-1)
+        blocks = ops.average_pool(ops.square(seen), self.patch, self.patch)
         _, near, far = smoothed(blocks, [1, 2])
         return self.details.enlarge(ops.sqrt(ops.concatenate([near, far], axis=-1) + LEAST_ENERGY))
 
@@ -182,7 +184,8 @@ class CascadeHead(keras.layers.Layer):
 
     def _lead(self, at: int, guess: Tensor, told: list[Tensor], seen: Tensor) -> Tensor:
         """The forecast of a lead from what is told of it: how the guess changes the newest value, and a summary."""
-        kernels = [self.of_guess.kernel, self.of_summary.kernel][: len(told)]
+        layers = self.of_guess, self.of_summary
+        kernels = [layer.kernel for layer in layers[: len(told)]]  # the second one is built where there are features
         own = ops.matmul(ops.concatenate(told, axis=-1), ops.concatenate(kernels, axis=0))
         hidden = self.hidden(ops.relu(seen + (own + self.of_leads[at])))
         return self._quantities(guess, self.correction(hidden) + self.offsets[at])

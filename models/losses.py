@@ -112,7 +112,7 @@ class MeanAndQuantiles(MaskedLoss):
         super().__init__(**kwargs)
         self.levels = tuple(levels)
         self.weights = tuple(weights) or tuple(1.0 if level == MEDIAN else 0.5 for level in levels)
-        self.curves = tuple(None if curve is None else tuple(curve) for curve in curves)
+        self.curves = tuple(None if curve is None else (curve[0], curve[1], curve[2]) for curve in curves)
 
     def total(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The losses' sum over pixels with a truth, a scalar."""

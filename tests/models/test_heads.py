@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.heads import FIRST_SPREAD, CascadeHead, PixelScales
+from models.heads import FIRST_SPREAD, SUMMARY, CascadeHead, PixelScales
 
 Array = NDArray[np.float32]
 BANDS, LEADS, PATCH, UNITS, FEATURES = 2, 3, 4, 5, 6
@@ -172,11 +172,11 @@ def test_a_head_that_is_given_features_starts_as_one_that_is_not(rng: np.random.
     with_random_weights(deaf, rng)
     own = {weight.path: weight for weight in deaf.weights}
     for weight in listening.weights:
-        if "of_features" not in weight.path:
+        if weight.path in own:
             weight.assign(own[weight.path])
     before = np.asarray(deaf(pixels))
     np.testing.assert_array_equal(np.asarray(listening(pixels, given)), before)
-    listening.of_features.kernel.assign(rng.normal(size=(FEATURES, UNITS)))
+    listening.of_summary.kernel.assign(rng.normal(size=(SUMMARY, UNITS)))
     moved = np.abs(np.asarray(listening(pixels, given)) - before).max(axis=(0, 2, 3, 4))
     assert (moved > 1e-2).all()
 
