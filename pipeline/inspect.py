@@ -306,7 +306,7 @@ def _samples(slots: Sequence[int], step: timedelta, side: int) -> SampleSpec:
         "test_fraction": 0.4 if len(slots) < SHORT_SERIES else 0.2,
         "block_buffer": min(48, side // 6),
     }
-    if step >= DAY:
+    if step >= DAY and len(slots) > 1:
         return SampleSpec.model_validate({**parts, **_years(slots, step)})
     context = max(1, min(4 if _regular(slots) else 6, quarter))
     age = 2 * context if _regular(slots) else _max_age(slots, context)
@@ -318,7 +318,7 @@ def _years(slots: Sequence[int], step: timedelta) -> dict[str, int]:
     span = ceil(SEASONS_SEEN / step)
     usual = span * len(slots) / max(slots[-1] - slots[0], 1)
     context = min(max(ceil(usual), LEAST_PAST), MOST_PAST)
-    age = max(span, _max_age(slots, min(context, len(slots))))
+    age = max(span, context, _max_age(slots, min(context, len(slots))))
     return {"context_frames": context, "max_age": age, "max_missing": context - 1}
 
 
