@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,19 @@ def published(run: RunRecord, outlet: Outlet) -> Path | None:
         return None
     _show(folder, outlet)
     return folder
+
+
+def published_alike(run: RunRecord, outlet: Outlet, *, but: str) -> Path | None:
+    """Folder of a run that is made of the same, whatever its specification says under ``but``; None where none is."""
+    own = json.loads(run.specification)
+    for path in sorted(run_folder(run, outlet).parent.glob(f"*/{MANIFEST}")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        specification = facts["specification"]
+        then = replace(run, specification=json.dumps(specification, sort_keys=True))
+        same = {name: value for name, value in specification.items() if name != but} == own
+        if same and run_key(then, outlet) == facts["run_key"]:
+            return published(then, outlet)
+    return None
 
 
 def runs(root: Path, product: str) -> Iterator[PublishedRun]:

@@ -12,16 +12,21 @@ from typing import Any
 import numpy as np
 
 from pipeline.baselines import Ladder, Persistence, extrapolation
-from pipeline.catalog import publish, published
+from pipeline.bounds import valid_ranges
+from pipeline.catalog import publish, published_alike
 from pipeline.config import Settings
 from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
+from pipeline.drift import Widened, widths
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window, tiles
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Predictor
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.samples import Sample, read_context, sample
+from pipeline.scorebook import book
+
+WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +239,32 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
     situation = look(settings, open_cube(store_of(settings)), init)
     told = None if champion is None else covariates_of(settings)
     run = _record(settings, champion, situation, told)
-    there = published(run, outlet(settings))
+    there = published_alike(run, outlet(settings), but=WIDTHS)
     if there is not None:
         return there
+    run, champion = _following(settings, champion, run)
     horizon = settings.samples.horizon
     context = read_context(situation.cube, situation.sample, settings.samples)
     if told is not None:
         context = told.attach(context, situation.sample.init, horizon)
     said = ladder(settings, champion).predict(context, horizon)
     return publish(said, run, outlet(settings), checks={})
+
+
+def _following(settings: Settings, champion: Champion | None, run: RunRecord) -> tuple[RunRecord, Champion | None]:
+    """Run and champion with intervals as wide as the newest scores ask for."""
+    if champion is None or not settings.forecast.follow:
+        return run, champion
+    bands = [settings.bands[index] for index in forecast_bands(settings)]
+    leads = [run.lead(number).minutes for number in range(1, settings.samples.horizon + 1)]
+    model = f"{run.model.name} {run.model.version}"
+    factors = widths(book(settings.paths.verification), model, run.init, leads, [band.name for band in bands])
+    if factors is None:
+        return run, champion
+    factors = factors.round(3)
+    specification = json.loads(run.specification) | {WIDTHS: factors.tolist()}
+    widened = replace(champion, predictor=Widened(champion.predictor, factors, valid_ranges(bands)))
+    return replace(run, specification=json.dumps(specification, sort_keys=True)), widened
 
 
 def look(settings: Settings, newest: Cube, init: datetime | None) -> Situation:

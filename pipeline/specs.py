@@ -490,6 +490,9 @@ class ForecastSpec(Spec):
         ge=timedelta(0),
         description="A hindcast sees what was available this long after its init time (ISO 8601)",
     )
+    follow: bool = Field(
+        default=True, description="Widen or narrow intervals as the scores of the newest forecasts ask for"
+    )
     resolution: Resolution = Field(
         default="fine",
         description="Steps of the published values where the scenes hold integers: their own, or 16 times as fine",

@@ -2,67 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline import durable
+from pipeline.bounds import valid_ranges
 from pipeline.catalog import PublishedRun, runs
 from pipeline.config import Settings
+from pipeline.coverage import Coverage
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import StoreError
 from pipeline.evaluation import Answer, errors
 from pipeline.forecast import baselines, outlet
 from pipeline.metrics import ErrorRow, ErrorSums
-from pipeline.predictor import Context
+from pipeline.pairs import Pair, bound_levels
+from pipeline.predictor import Context, Forecast
 from pipeline.samples import Sample, read_context
+from pipeline.scorebook import FORECAST, RunScores, Score, load, page, save
 from pipeline.specs import BandSpec
-from pipeline.times import parse_time, stamp
 
-FORECAST = "forecast"  # the published one; the other names are those of the baselines
 _MINUTE = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Error sums of one predictor at one lead and band of one run; they add up over runs.
-
-    Attributes:
-        lead_minutes: lead time.
-        band: name.
-        predictor: ``forecast``, or a baseline.
-        pixels: how many counted: truth, newest input and all predictors valid there.
-        absolute: sum of absolute errors of the median, or of the mean where there is none, in the unit of the band.
-        squared: sum of squared errors of the mean.
-        covered: how many of the pixels lie within the interval of :data:`pipeline.evaluation.INTERVAL`; None where the
-            predictor gives none.
-    """
-
-    lead_minutes: int
-    band: str
-    predictor: str
-    pixels: int
-    absolute: float
-    squared: float
-    covered: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunScores:
-    """What is known of one run's skill so far."""
-
-    run_key: str
-    init: datetime
-    model: str
-    scores: tuple[Score, ...]
-
-    def scored_leads(self) -> set[int]:
-        """Lead times, in minutes, whose truth has been met."""
-        return {score.lead_minutes for score in self.scores}
+Held = tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +83,7 @@ def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = 
 
 def _check(settings: Settings, cube: Cube, run: PublishedRun) -> Checked:
     """Scores what is due of one run, and keeps it."""
-    path = _path(settings, run)
-    before = _load(path, run)
+    before = _before(settings, run)
     due = _due(cube, run, before)
     if not due:
         return Checked(before)
@@ -128,7 +91,7 @@ def _check(settings: Settings, cube: Cube, run: PublishedRun) -> Checked:
     if seen is None:
         return Checked(before, lost=True)
     after = replace(before, scores=(*before.scores, *_score(settings, cube, run, due, seen)))
-    _save(path, after)
+    save(_path(settings, run), after)
     return Checked(after, scored=len(due))
 
 
@@ -194,8 +157,10 @@ def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int
         answers = {name: Answer.of(one.values[0, ahead - 1 : ahead], one.quantities) for name, one in said.items()}
         answers[FORECAST] = Answer.of(run.read(lead)[np.newaxis], run.quantities)
         truth = cube.read([slot]).values[..., list(bands)]
-        found = errors(answers, truth, context.validity[0, -1][..., list(bands)])
-        scores += [one for name, sums in found.items() for one in _scores(lead, name, run.bands, sums)]
+        newest = context.validity[0, -1][..., list(bands)]
+        held = _held(run, lead, np.where(newest, truth, np.float32(np.nan)), [cube.layout.bands[at] for at in bands])
+        for name, sums in errors(answers, truth, newest).items():
+            scores += _scores(lead, name, run.bands, sums, held if name == FORECAST else (None,) * len(bands))
     return scores
 
 
@@ -207,26 +172,28 @@ def _inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
     return read_context(seen, Sample(seen.layout.axis.slot(run.init), tuple(slots), ()), spec)
 
 
-def _scores(lead: int, name: str, bands: tuple[str, ...], sums: ErrorSums) -> Iterator[Score]:
+def _scores(lead: int, name: str, bands: tuple[str, ...], sums: ErrorSums, held: Held) -> Iterator[Score]:
     for index, band in enumerate(bands):
         pixels, absolute, squared = (part[0, index].item() for part in (sums.count, sums.absolute, sums.squared))
         covered = None if sums.covered is None else int(sums.covered[0, index])
-        yield Score(lead, band, name, int(pixels), absolute, squared, covered)
+        yield Score(lead, band, name, int(pixels), absolute, squared, covered, held[index])
+
+
+def _held(run: PublishedRun, lead: int, truth: NDArray[np.float32], bands: Sequence[BandSpec]) -> Held:
+    """Coverage of a lead by randomised PIT, one a band; None where the run has no interval, or no truth counts."""
+    values = run.read(lead)[np.newaxis, np.newaxis]
+    blank = np.zeros((1, 1, *truth.shape[1:3]), np.float32)
+    said = Forecast(values, blank.astype(np.uint8), blank, run.quantities)
+    if len(bound_levels(said)) < 2:
+        return (None,) * len(bands)
+    shares = Coverage.of(Pair(said, truth), valid_ranges(bands)).randomised[0]
+    return tuple(None if np.isnan(share) else float(share) for share in shares)
+
+
+def _before(settings: Settings, run: PublishedRun) -> RunScores:
+    model = f"{run.model.name} {run.model.version}"
+    return load(_path(settings, run)) or RunScores(run.run_key, run.init, model, ())
 
 
 def _path(settings: Settings, run: PublishedRun) -> Path:
-    return settings.paths.verification / f"{stamp(run.init)}-{run.run_key}.json"
-
-
-def _load(path: Path, run: PublishedRun) -> RunScores:
-    if not path.is_file():
-        return RunScores(run.run_key, run.init, f"{run.model.name} {run.model.version}", ())
-    document = json.loads(path.read_text(encoding="utf-8"))
-    scores = tuple(Score(**score) for score in document["scores"])
-    return RunScores(document["run_key"], parse_time(document["init"]), document["model"], scores)
-
-
-def _save(path: Path, scores: RunScores) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = asdict(scores) | {"init": scores.init.isoformat()}
-    durable.replace_text(path, json.dumps(document, indent=1) + "\n")
+    return page(settings.paths.verification, run.run_key, run.init)

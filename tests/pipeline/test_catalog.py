@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from pipeline.catalog import PublishedRun, latest, publish, read_run, runs, sweep
+from pipeline.catalog import PublishedRun, latest, publish, published_alike, read_run, runs, sweep
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast, Source
 from pipeline.raster import encode, read_dn, sha256
@@ -487,3 +487,20 @@ def _fill_the_disk(root: Path) -> None:
             lambda folder=folder, size=size: (resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)), _publish(folder))
         )
         assert code == 1
+
+
+def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) -> None:
+    """Intervals follow the newest scores; asked again for the same init time, there is one run, not one for each."""
+    folder = _publish(tmp_path, replace(RUN, specification='{"horizon": 2, "widths": [[1.2]]}'))
+    assert published_alike(RUN, _outlet(tmp_path), but="widths") == folder
+    assert published_alike(RUN, _outlet(tmp_path), but="horizon") is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [_at(5), replace(RUN, snapshot="CUBE2"), replace(RUN, specification='{"horizon": 3}')],
+    ids=["init", "snapshot", "horizon"],
+)
+def test_a_run_of_another_making_is_not_taken_for_it(tmp_path: Path, other: RunRecord) -> None:
+    _publish(tmp_path)
+    assert published_alike(other, _outlet(tmp_path), but="widths") is None

@@ -1,0 +1,88 @@
+"""What is known of each published run's skill, one JSON file a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pipeline import durable
+from pipeline.times import parse_time, stamp
+
+FORECAST = "forecast"  # the published one; the other names are those of the baselines
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Error sums of one predictor at one lead and band of one run; they add up over runs.
+
+    Attributes:
+        lead_minutes: lead time.
+        band: name.
+        predictor: :data:`FORECAST`, or a baseline.
+        pixels: how many counted: truth, newest input and all predictors valid there.
+        absolute: sum of absolute errors of the median, or of the mean where there is none, in the unit of the band.
+        squared: sum of squared errors of the mean.
+        covered: how many of the pixels lie within the interval of :data:`pipeline.evaluation.INTERVAL`; None where the
+            predictor gives none.
+        held: part of them by randomised PIT (:attr:`pipeline.coverage.Coverage.randomised`), which stays nominal where
+            much lies exactly at the floor; None where the predictor gives no interval.
+    """
+
+    lead_minutes: int
+    band: str
+    predictor: str
+    pixels: int
+    absolute: float
+    squared: float
+    covered: int | None = None
+    held: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunScores:
+    """What is known of one run's skill so far.
+
+    Attributes:
+        run_key: which run.
+        init: its init time, UTC.
+        model: name and version of what made it.
+        scores: of the leads that truth has met.
+    """
+
+    run_key: str
+    init: datetime
+    model: str
+    scores: tuple[Score, ...]
+
+    def scored_leads(self) -> set[int]:
+        """Lead times, in minutes, whose truth has been met."""
+        return {score.lead_minutes for score in self.scores}
+
+
+def page(folder: Path, run_key: str, init: datetime) -> Path:
+    """File of a run."""
+    return folder / f"{stamp(init)}-{run_key}.json"
+
+
+def load(path: Path) -> RunScores | None:
+    """What a file says; None where there is none."""
+    if not path.is_file():
+        return None
+    document = json.loads(path.read_text(encoding="utf-8"))
+    scores = tuple(Score(**score) for score in document["scores"])
+    return RunScores(document["run_key"], parse_time(document["init"]), document["model"], scores)
+
+
+def save(path: Path, scores: RunScores) -> None:
+    """Replaces a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = asdict(scores) | {"init": scores.init.isoformat()}
+    durable.replace_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def book(folder: Path) -> Iterator[RunScores]:
+    """All runs that have been scored, oldest init time first."""
+    return (found for path in sorted(folder.glob("*.json")) if (found := load(path)) is not None)
