@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, Protocol
 
 import keras
@@ -21,6 +22,20 @@ ops: Any = keras.ops  # untyped: pyright takes the results of its functions for 
 Model = Any  # Keras is untyped
 Inputs = Mapping[str, NDArray[np.float32]]
 Gradients = Sequence[Any]  # a tensor for each trainable variable
+
+
+@lru_cache(maxsize=4)
+def forward(model: Model) -> Callable[[Inputs], dict[str, Any]]:
+    """The model's forecast as a function of its inputs, on TensorFlow a graph for each shape of them.
+
+    A graph takes half of the processor time of one operation after the other. One graph for all shapes, as Keras's
+    ``predict_on_batch`` makes it, fails: dilated convolutions divide a side that it does not know (TensorFlow 2.21).
+    """
+    if _backend() == "jax":
+        return lambda inputs: model(inputs, training=False)
+    import tensorflow as tf
+
+    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=False)
 
 
 class Engine(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from models.assurance import Assurance
+from models.devices import forward
 from models.networks import NetworkSpec
 from models.seasonal import SeasonalCard, SeasonalPredictor
 from models.suitability import LAYERS
@@ -145,9 +145,7 @@ class NetworkPredictor:
             msg = f"the network sees {self.spec.context_frames} frames, the context has {context.values.shape[1]}"
             raise NotEnoughFramesError(msg)
         told = self._covariates(context, horizon)
-        self.model.jit_compile = keras.backend.backend() == "jax"  # XLA makes TensorFlow's convolutions slower
-        # as a graph: half of the processor time of one operation after the other
-        said = self.model.predict_on_batch(network_inputs(context.values, context.ages, self.spec.patch, told))
+        said = forward(self.model)(network_inputs(context.values, context.ages, self.spec.patch, told))
         return {name: np.asarray(array, np.float32) for name, array in said.items()}
 
     def _covariates(self, context: Context, horizon: int) -> NDArray[np.float32] | None:
