@@ -2,10 +2,11 @@
 
 Where to find what; inside a line a module may use those before it, and ``pyproject.toml`` has the whole order:
 
-- layers: frames, pyramid, losses, convlstm, attention, encoders, decoders
-- networks: networks, suitability, prediction
-- training: pace, checkpoint, devices, optimisation, validation, training
+- layers: frames, pyramid, losses, convlstm, attention, encoders, decoders, heads, seasonal
+- networks: networks, suitability, assurance, devices, prediction
+- training: cascade, pixels, pace, checkpoint, optimisation, validation, training; seasonfit
 - its record: journal, trainings, meter, delivery, courier, registry (the only one that knows MLflow)
 - what a network looked at: explain, exhibit
-- a whole training: material, appraisal, start, experiment
+- a whole training: material, beginning, seasons, appraisal, start, experiment
+- what each part is worth: variants, skillstudy, skillrecord
 """

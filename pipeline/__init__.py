@@ -2,7 +2,7 @@
 
 Where to find what; inside a line a module may use those before it, and ``pyproject.toml`` has the whole order:
 
-- words: errors, times, grid, specs, config, quality, record, predictor, metrics
+- words: errors, times, grid, specs, config, quality, record, predictor, bounds, metrics
 - a GeoTIFF, safely: pixels, warp, tiffdirectory, geotiff, readerchild, reader
 - the inbox: ledger, folders, inbox, scene
 - the firewall: solar, survey, firewall, judgement
@@ -10,7 +10,10 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - the cube: schema, scenetable, compose, cube, export, audit
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
-- samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips
-- forecasts: baselines, evaluation, raster, stac, catalog, forecast, verify
+- samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips, together
+- uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
+- slow series: climatology, kriging
+- forecasts: baselines, evaluation, raster, stac, catalog, scorebook, drift, forecast, verify
+- what a model is worth: significance, peers, tally, skill, skilltext, skillpage
 - pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, sheets
 """
