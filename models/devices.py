@@ -6,6 +6,7 @@ the parts have different numbers of valid pixels; whoever uses them divides by t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -35,7 +36,13 @@ def forward(model: Model) -> Callable[[Inputs], dict[str, Any]]:
         return lambda inputs: model(inputs, training=False)
     import tensorflow as tf
 
+    tf.get_logger().addFilter(_expected)
     return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=False)
+
+
+def _expected(record: logging.LogRecord) -> bool:
+    """Whether a warning is worth being told: a graph for each shape is what is wanted here."""
+    return "retracing" not in record.getMessage()
 
 
 class Engine(Protocol):
