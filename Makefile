@@ -6,6 +6,8 @@ LOCKS := deploy/requirements
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready-$(EXTRA)
 export PYTHONSAFEPATH := 1
+# The tests of a file stay together: they share what they train. More processes than 4 want much memory.
+TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test check faults bench study skill up lock clean help
 .DEFAULT_GOAL := help
@@ -36,7 +38,7 @@ demo: $(READY)
 	@$(BIN)/cubecast demo
 
 test: $(READY)
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(TOGETHER)
 
 check: $(READY)
 	@$(BIN)/ruff check .
@@ -44,7 +46,7 @@ check: $(READY)
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry .
-	@$(BIN)/pytest -m "not slow and not server"
+	@$(BIN)/pytest $(TOGETHER) -m "not slow and not server"
 
 faults: $(READY)
 	@CUBECAST_FAULTS=full $(BIN)/pytest --timeout=7200 tests/faults

@@ -23,9 +23,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 SHORT = {
-    "CUBECAST_TRAINING__EPOCHS": "2",
-    "CUBECAST_TRAINING__STEPS_PER_EPOCH": "12",
-    "CUBECAST_SAMPLES__MAX_INITS": "3",
+    "CUBECAST_TRAINING__EPOCHS": "1",
+    "CUBECAST_TRAINING__STEPS_PER_EPOCH": "4",
+    "CUBECAST_TRAINING__PIXELS": "100000",
+    "CUBECAST_SAMPLES__MAX_INITS": "2",
 }
 
 
@@ -98,15 +99,20 @@ def test_there_is_a_geotiff_for_every_lead_and_a_repeat_changes_nothing(travelle
     assert travelled.again == travelled.forecast
 
 
-def test_a_forecast_lies_on_the_scenes_grid_in_their_type_scale_and_nodata(travelled: Travelled) -> None:
+def test_a_forecast_lies_on_the_scenes_grid_in_sixteenths_of_their_steps(travelled: Travelled) -> None:
     with rasterio.open(travelled.scene()) as scene, rasterio.open(travelled.files[0]) as forecast:
         assert forecast.crs == scene.crs
         assert forecast.transform.almost_equals(scene.transform, 1e-9)
         assert forecast.shape == scene.shape
-        assert forecast.dtypes[0] == scene.dtypes[0]
         band = next(band for band in travelled.settings.bands if band.forecast)
-        assert (forecast.scales[0], forecast.offsets[0], forecast.units[0]) == (band.scale, band.offset, band.units)
-        assert np.array_equal(forecast.nodata, band.fill, equal_nan=True)
+        whole = np.issubdtype(scene.dtypes[0], np.integer)
+        scale = band.scale / 16 if whole else band.scale
+        assert set(forecast.dtypes) == ({"uint16"} if whole else {scene.dtypes[0]})
+        assert set(zip(forecast.scales, forecast.offsets, forecast.units, strict=True)) == {
+            (scale, band.offset, band.units)
+        }
+        nodata = np.iinfo("uint16").max if whole else band.fill
+        assert np.array_equal(forecast.nodata, nodata, equal_nan=True)
 
 
 def test_a_forecast_says_when_it_is_true_and_what_its_bands_are(travelled: Travelled) -> None:
@@ -116,7 +122,7 @@ def test_a_forecast_says_when_it_is_true_and_what_its_bands_are(travelled: Trave
             tags = forecast.tags()
             assert parse_time(tags["init_time"]) == init
             assert parse_time(tags["valid_time"]) == init + lead * travelled.settings.axis.cadence
-            assert forecast.descriptions == ("mean",)
+            assert forecast.descriptions == ("mean", "q10", "q50", "q90", "matched")
 
 
 def test_rioxarray_and_rio_read_the_same_place_and_values(travelled: Travelled) -> None:
