@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from models.networks import NetworkSpec
 from models.prediction import Card
@@ -18,6 +19,7 @@ from pipeline.leaks import LeakReport, audit, refuse
 from pipeline.normalise import measure
 from pipeline.samples import Split, SplitMode, split
 from pipeline.specs import BandSpec, TrainingSpec
+from pipeline.stripes import survey
 from pipeline.together import JointReader, partners
 
 VALIDATION_CHIPS = 48
@@ -85,7 +87,9 @@ def plan(settings: Settings, cube: Cube) -> Plan:
         NotEnoughFramesError: the cube is too short.
     """
     height, width = cube.layout.grid.shape
-    parts = split(cube.observed(), settings.samples, (height, width), settings.samples.block_buffer)
+    look = partial(survey, cube, bands=forecast_bands(settings))
+    buffer = settings.samples.block_buffer
+    parts = split(cube.observed(), settings.samples, (height, width), buffer, survey=look)
     slots = {slot for one in parts.training for slot in one.slots} & set(cube.observed().tolist())
     statistics = tuple(sorted(slots))
     return Plan(cube, parts, statistics, audit(parts, statistics, axis=cube.layout.axis))

@@ -18,6 +18,7 @@ GRID = np.linspace(0, 1, 21)
 
 HALF_LIFE = 12.0  # init times
 THIN = 2.0  # init times: with as many the baseline gets half of the weight that would have been best
+SLIGHT = 0.005  # of the least error: the baseline gets no weight for less than that
 PIXELS = 200_000  # of a lead and band, evenly strewn: more make no weight any surer, the init times do
 
 
@@ -47,6 +48,7 @@ class Guard:
     Attributes:
         count: ``(lead, band)``, pixels known in model, baseline and truth.
         absolute: ``(lead, band, 21)``, sum of absolute errors of the median blended with each weight of :data:`GRID`.
+        squared: ``(lead, band)``, sum of squared errors of the mean.
         cross: ``(lead, band)``, sum of (mean - truth) * (baseline - mean).
         square: ``(lead, band)``, sum of (baseline - mean) ** 2.
         inits: ``(lead, band)``, how many init times they come from, aged as the sums are.
@@ -54,6 +56,7 @@ class Guard:
 
     count: NDArray[np.float64]
     absolute: NDArray[np.float64]
+    squared: NDArray[np.float64]
     cross: NDArray[np.float64]
     square: NDArray[np.float64]
     inits: NDArray[np.float64]
@@ -69,14 +72,15 @@ class Guard:
         leads, _, _, bands = contest.truth.shape
         rng = np.random.default_rng(seed)
         cells = [_sums(contest, lead, band, rng) for lead in range(leads) for band in range(bands)]
-        count, absolute, cross, square = (np.array(part).reshape(leads, bands, -1) for part in zip(*cells, strict=True))
-        known = count[..., 0]
-        return cls(known, absolute, cross[..., 0], square[..., 0], (known > 0).astype(np.float64))
+        count, absolute, *rest = (np.array(part).reshape(leads, bands, -1) for part in zip(*cells, strict=True))
+        known, (squared, cross, square) = count[..., 0], (part[..., 0] for part in rest)
+        return cls(known, absolute, squared, cross, square, (known > 0).astype(np.float64))
 
     def __add__(self, other: Guard) -> Guard:
         return Guard(
             self.count + other.count,
             self.absolute + other.absolute,
+            self.squared + other.squared,
             self.cross + other.cross,
             self.square + other.square,
             self.inits + other.inits,
@@ -87,6 +91,7 @@ class Guard:
         return Guard(
             weight * self.count,
             weight * self.absolute,
+            weight * self.squared,
             weight * self.cross,
             weight * self.square,
             weight * self.inits,
@@ -100,27 +105,37 @@ class Guard:
     def weight(self, quantity: str) -> NDArray[np.float64]:
         """Weight of the model in ``mean`` or ``q50``, ``(lead, band)``, 0 to 1.
 
-        The weight that makes the error of the blend least on the evidence (squared for the mean, absolute for the
-        median), pulled towards 1: the baseline keeps ``n / (n + 2)`` of its share after n init times, so one init time
+        Of the weights that make the error of the blend least on the evidence, up to :data:`SLIGHT` (squared for the
+        mean, absolute for the median), the one nearest to 1, and pulled towards it: the baseline keeps ``n / (n + 2)`` of its share after n init times, so one init time
         earns it a third of what would have been best there, ten five sixths.
 
         Raises:
             ValueError: of another quantity.
         """
         if quantity == MEAN:
-            best = np.divide(-self.cross, self.square, out=np.zeros_like(self.cross), where=self.square > 0)
+            best = self._least_squared()
         elif quantity == MEDIAN:
-            best = GRID[self.absolute.argmin(axis=-1)]
+            enough = self.absolute <= (1 + SLIGHT) * self.absolute.min(axis=-1, keepdims=True)
+            best = GRID[enough.argmax(axis=-1)]
         else:
             msg = f"the guard weighs {MEAN} and {MEDIAN}, asked for {quantity}: others follow the median"
             raise ValueError(msg)
         return 1 - np.clip(best, 0, 1) * self.inits / (self.inits + THIN)
+
+    def _least_squared(self) -> NDArray[np.float64]:
+        """Least weight of the baseline with which the squared error, a parabola, is nearly least."""
+        square = np.where(self.square > 0, self.square, 1)
+        lowest = np.clip(-self.cross / square, 0, 1)
+        least = self.squared + lowest * (2 * self.cross + lowest * self.square)
+        room = self.cross**2 - square * (self.squared - (1 + SLIGHT) * least)
+        return np.clip((-self.cross - np.sqrt(np.maximum(room, 0))) / square, 0, 1) * (self.square > 0)
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
         return {
             "count": self.count.tolist(),
             "absolute": self.absolute.tolist(),
+            "squared": self.squared.tolist(),
             "cross": self.cross.tolist(),
             "square": self.square.tolist(),
             "inits": self.inits.tolist(),
@@ -129,8 +144,8 @@ class Guard:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Guard:
         """The inverse of :meth:`to_json`."""
-        arrays = (np.array(document[name], np.float64) for name in ("count", "absolute", "cross", "square", "inits"))
-        return cls(*arrays)
+        names = ("count", "absolute", "squared", "cross", "square", "inits")
+        return cls(*(np.array(document[name], np.float64) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +238,8 @@ def _leader(quantity: str) -> str | None:
 
 def _sums(
     contest: Contest, lead: int, band: int, rng: np.random.Generator
-) -> tuple[float, NDArray[np.float64], float, float]:
-    """Count, absolute, cross and square of one lead and band, where all are known."""
+) -> tuple[float, NDArray[np.float64], float, float, float]:
+    """Count, absolute, squared, cross and square of one lead and band, where all are known."""
     names = [name for name in (MEAN, MEDIAN) if name in contest.model.quantities]
     layers = [contest.truth[lead, ..., band], contest.baseline.of(MEAN)[0, lead, ..., band]]
     layers += [contest.model.of(name)[0, lead, ..., band] for name in names]
@@ -233,11 +248,11 @@ def _sums(
         known &= rng.random(known.shape, np.float32) < PIXELS / pixels
     truth, point, *said = (layer[known].astype(np.float64) for layer in layers)
     values = dict(zip(names, said, strict=True))
-    absolute, cross, square = np.zeros(len(GRID)), 0.0, 0.0
+    absolute, squared, cross, square = np.zeros(len(GRID)), 0.0, 0.0, 0.0
     if MEDIAN in values:
         error, step = values[MEDIAN] - truth, point - values[MEDIAN]
         absolute = np.array([np.abs(error + share * step).sum() for share in GRID])
     if MEAN in values:
-        step = point - values[MEAN]
-        cross, square = float((values[MEAN] - truth) @ step), float(step @ step)
-    return float(len(truth)), absolute, cross, square
+        error, step = values[MEAN] - truth, point - values[MEAN]
+        squared, cross, square = (float(one @ other) for one, other in ((error, error), (error, step), (step, step)))
+    return float(len(truth)), absolute, squared, cross, square

@@ -19,7 +19,7 @@ all its targets come after all those frames. :mod:`pipeline.leaks` checks every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
@@ -33,12 +33,12 @@ from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window
 from pipeline.predictor import Context
 from pipeline.specs import SampleSpec
+from pipeline.stripes import Ground, at_the_end, representative
 from pipeline.times import from_seconds, seconds
 
 MIN_FRAMES = 2  # motion needs two; a context has them unless the settings ask for more or fewer
 MIN_TRAINING = 12  # init times, below which a part of the time axis is too dear for validation
 MIN_VALIDATION = 4
-BUFFER_SHARE = 1 / 3  # of what the validation stripe leaves of a grid; more would leave too little to learn from
 
 
 class SplitMode(StrEnum):
@@ -141,7 +141,14 @@ def sample(observed: NDArray[np.int64], init: int, spec: SampleSpec) -> Sample:
     return Sample(init, context_slots(observed, init, spec), tuple(range(init + 1, init + spec.horizon + 1)))
 
 
-def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int], buffer: int) -> Split:
+def split(
+    observed: NDArray[np.int64],
+    spec: SampleSpec,
+    shape: tuple[int, int],
+    buffer: int,
+    *,
+    survey: Callable[[Sequence[int]], Ground] | None = None,
+) -> Split:
     """Purged training, validation and test samples of a series, an embargo apart.
 
     Args:
@@ -150,6 +157,8 @@ def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int],
         shape: ``(height, width)`` of the grid.
         buffer: pixels to keep free between training area and validation stripe, as far as the grid allows: at most a
             third of what the stripe leaves.
+        survey: of the observed slots that training may see, to find a stripe that is like the rest of the grid; None:
+            it is at the end of the longer side.
 
     Raises:
         NotEnoughFramesError: no training sample fits before the test part.
@@ -172,7 +181,12 @@ def split(observed: NDArray[np.int64], spec: SampleSpec, shape: tuple[int, int],
         training, validation = _kept(known, observed, last_training, spec), _after(known, observed, first_validation)
         parts = (thin(training, spec.max_inits), thin(validation, spec.max_inits), test)
         return Split(SplitMode.TEMPORAL, *parts, grid, grid, test_start, int(observed[first_validation]))
-    areas = _stripe(shape, spec.validation_fraction, buffer)
+    if survey is None:
+        areas = at_the_end(shape, spec.validation_fraction, buffer)
+    else:
+        seen = {slot for one in known for slot in one.slots}
+        ground = survey([slot for slot in observed.tolist() if slot in seen])
+        areas = representative(ground, spec.validation_fraction, buffer)
     parts = (thin(known, spec.max_inits), thin(known, spec.max_inits), test)
     return Split(SplitMode.BLOCKS, *parts, *areas, test_start)
 
@@ -231,23 +245,6 @@ def thin(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
     """At most ``limit`` samples, spread evenly."""
     picks = np.linspace(0, len(samples) - 1, min(limit, len(samples))).round().astype(int)
     return tuple(samples[i] for i in picks)
-
-
-def _stripe(shape: tuple[int, int], fraction: float, buffer: int) -> tuple[Window, Window]:
-    """Training area and validation stripe at the end of the longer side, ``buffer`` pixels apart.
-
-    >>> [area.slices[1] for area in _stripe((100, 400), 0.2, 48)]  # room enough
-    [slice(0, 272, None), slice(320, 400, None)]
-    >>> [area.slices[1] for area in _stripe((100, 101), 0.2, 48)]  # a third of 81 is 27
-    [slice(0, 54, None), slice(81, 101, None)]
-    """
-    height, width = shape
-    side = max(height, width)
-    start = side - max(1, round(side * fraction))
-    stop = start - min(buffer, int(start * BUFFER_SHARE))
-    if width >= height:
-        return Window(0, height, 0, stop), Window(0, height, start, width)
-    return Window(0, stop, 0, width), Window(start, height, 0, width)
 
 
 def read_context(cube: Cube, sample: Sample, spec: SampleSpec, *, area: Window | None = None) -> Context:

@@ -84,7 +84,10 @@ def test_a_missed_bar_is_said() -> None:
 
 
 @pytest.mark.slow
-def test_a_study_trains_each_network_and_keeps_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_trains_each_network_and_keeps_every_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBECAST_TRAINING__PIXELS", "20000")
     study_networks.main(["--budget", "0.1", "--seeds", "1", "--kinds", "convlstm", "--results", str(tmp_path)])
     (run,) = json.loads((tmp_path / "networks-demo.json").read_text(encoding="utf-8"))
     assert (run["name"], run["seed"]) == ("convlstm", 0)

@@ -27,6 +27,7 @@ SHORT = {
     "CUBECAST_TRAINING__STEPS_PER_EPOCH": "4",
     "CUBECAST_TRAINING__PIXELS": "100000",
     "CUBECAST_SAMPLES__MAX_INITS": "2",
+    "CUBECAST_SAMPLES__HORIZON": "3",
 }
 
 
@@ -63,7 +64,11 @@ def travelled(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factor
     forecast = cubecast("forecast", "--config", str(config), "--init", journey.init, environment=environment)
     again = cubecast("forecast", "--config", str(config), "--init", journey.init, environment=environment)
     verified = cubecast("verify", "--config", str(config), environment=environment)
-    return Travelled(load(config), ingested, trained, forecast, again, verified)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in environment.keys() - os.environ.keys():
+            patch.setenv(name, environment[name])
+        settings = load(config)
+    return Travelled(settings, ingested, trained, forecast, again, verified)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ CHOSEN = {
     "convlstm": "layer_equals or compiled",
     "heads": "exactly or never_cross or features",
     "losses": "logarithm",
-    "networks": "is_the_extrapolation or hundred_steps",
+    "networks": "is_the_extrapolation",
 }
 pytestmark = [
     pytest.mark.slow,

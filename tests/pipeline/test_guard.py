@@ -50,7 +50,8 @@ def error(said: NDArray[np.float32], truth: NDArray[np.float32], power: int) -> 
 
 def test_many_init_times_give_the_weight_that_is_best() -> None:
     guard = fit(contest(seed, (1.0, 2.0), (2.0, 1.0)) for seed in range(100))
-    np.testing.assert_allclose(guard.weight("mean")[:, 0], [0.8, 0.2], atol=0.03)
+    back = 0.0283  # from there the squared error is half a per cent over the least
+    np.testing.assert_allclose(guard.weight("mean")[:, 0], [0.8 + back, 0.2 + back], atol=0.02)
     np.testing.assert_allclose(guard.weight("q50")[:, 0], [0.8, 0.2], atol=0.05)
 
 
@@ -65,7 +66,7 @@ def test_a_blend_beats_model_and_baseline_where_both_know_something(quantity: st
 def test_no_evidence_gives_the_baseline_more_than_it_has_earned() -> None:
     weights = [fit(contest(seed) for seed in range(count)).weight("mean")[0, 0] for count in (1, 3, 10, 40)]
     assert weights == sorted(weights, reverse=True)
-    np.testing.assert_allclose(weights, [1 - 0.5 * count / (count + 2) for count in (1, 3, 10, 40)], atol=0.02)
+    np.testing.assert_allclose(weights, [1 - 0.4646 * count / (count + 2) for count in (1, 3, 10, 40)], atol=0.02)
 
 
 def test_a_baseline_that_adds_nothing_gets_no_weight() -> None:
@@ -75,13 +76,24 @@ def test_a_baseline_that_adds_nothing_gets_no_weight() -> None:
         assert fit([worse]).weight(quantity) == 1
 
 
+@pytest.mark.parametrize(("kept", "strewn", "weight"), [(0.99, 0.15, 0.0), (0.9, 0.3, 0.77)])
+def test_a_slight_gain_earns_the_baseline_nothing(kept: float, strewn: float, weight: float) -> None:
+    """Baselines that err as the model does, nearly: a blend gains 0.4 % with the first, the second is 10 % better."""
+    rng = np.random.default_rng(1)
+    one = contest(0)
+    errors = one.model.of("mean")[0] - one.truth
+    layer = one.truth + kept * errors + rng.normal(scale=strewn, size=errors.shape)
+    guard = fit([replace(one, baseline=forecast([layer]))] * 100)
+    assert 1 - guard.weight("mean")[0, 0] == pytest.approx(weight, abs=0.05)
+
+
 def test_weights_lie_between_none_and_all() -> None:
     given = contest(0)
     perfect = replace(given, baseline=forecast([given.truth]))
     halfway = replace(given, baseline=forecast([(given.model.of("mean")[0] + given.truth) / 2]))
     for one in (perfect, halfway):
         for quantity in ("mean", "q50"):
-            np.testing.assert_allclose(fit([one] * 50).weight(quantity), 2 / 52, rtol=1e-6)
+            np.testing.assert_allclose(fit([one] * 50).weight(quantity), 2 / 52, atol=0.003)
 
 
 def test_what_nobody_could_see_counts_for_nothing() -> None:
