@@ -106,8 +106,9 @@ class Guard:
         """Weight of the model in ``mean`` or ``q50``, ``(lead, band)``, 0 to 1.
 
         Of the weights that make the error of the blend least on the evidence, up to :data:`SLIGHT` (squared for the
-        mean, absolute for the median), the one nearest to 1, and pulled towards it: the baseline keeps ``n / (n + 2)`` of its share after n init times, so one init time
-        earns it a third of what would have been best there, ten five sixths.
+        mean, absolute for the median), the one nearest to 1, and pulled towards it: the baseline keeps ``n / (n + 2)``
+        of its share after n init times, so one init time earns it a third of what would have been best there, ten five
+        sixths.
 
         Raises:
             ValueError: of another quantity.
