@@ -153,7 +153,7 @@ def _tuned(settings: Settings, folder: Path) -> Settings:
             "scenes": settings.scenes.model_copy(update=scenes),
             "samples": settings.samples.model_copy(update={"horizon": 6, "test_fraction": 1 / 3}),
             "forecast": settings.forecast.model_copy(update={"delay": timedelta(minutes=3)}),
-            "training": settings.training.model_copy(update={"epochs": 4, "steps_per_epoch": 40}),
+            "training": settings.training.model_copy(update={"epochs": 4, "steps_per_epoch": 40, "pixels": 300_000}),
         }
     )
 
