@@ -132,7 +132,9 @@ def test_a_card_knows_the_size_of_a_pixel_and_what_held_out_truths_taught(
     two_bands: Settings, make_network: Networks
 ) -> None:
     shape = (2, 1)
-    guard = Guard(np.full(shape, 9.0), np.ones((*shape, 21)), -np.ones(shape), np.ones(shape), np.full(shape, 3.0))
+    guard = Guard(
+        np.full(shape, 9.0), np.ones((*shape, 21)), np.ones(shape), -np.ones(shape), np.ones(shape), np.full(shape, 3.0)
+    )
     taught = Assurance(guard, None, (1,), ((-np.inf, 5.0),), matched=0.5)
     card = replace(make_network(two_bands).card, pixel=1000.5, assurance=taught)
     again = Card.from_json(json.loads(json.dumps(card.to_json(), allow_nan=False)))
@@ -148,7 +150,7 @@ def test_held_out_truths_mend_a_champion_in_coordinates_that_move(plain: Setting
     """A guard that trusts extrapolation alone makes it of any network, whose place the matched field takes as well."""
     network, seen, shape = make_network(plain, trained=True), drifting(60, 70), (2, 1)
     absolute = np.repeat(np.linspace(1, 0, 21)[None, None], 2, axis=0)
-    guard = Guard(np.full(shape, 9.0), absolute, -np.ones(shape), np.ones(shape), np.full(shape, 1e9))
+    guard = Guard(np.full(shape, 9.0), absolute, np.ones(shape), -np.ones(shape), np.ones(shape), np.full(shape, 1e9))
     taught = Assurance(guard, None, (0,), ((-np.inf, np.inf),), matched=1.0)
     mended = replace(network, card=replace(network.card, assurance=taught))
     said = mended.champion(tile=1024).predictor.predict(seen, 2)
