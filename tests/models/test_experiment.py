@@ -12,6 +12,7 @@ import rasterio
 
 from models.appraisal import beats_baselines, mean_skills, score
 from models.experiment import Watcher, train
+from models.material import plan
 from models.registry import open_registry
 from models.start import Start
 from models.training import Progress
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 def test_a_training_leaves_everything_that_explains_it_in_mlflow(trained: Trained, tmp_path: Path) -> None:
     client, run_id = trained.registry.client, trained.outcome.registered.run_id
     run = client.get_run(run_id)
-    snapshot = open_cube(CubeStore(trained.settings.paths.cube)).snapshot
+    cube = open_cube(CubeStore(trained.settings.paths.cube))
+    snapshot, areas = cube.snapshot, plan(trained.settings, cube).split
     assert run.info.status == "FINISHED"
     assert run.data.params["snapshot"] == snapshot == trained.outcome.snapshot
     assert {
@@ -37,7 +39,8 @@ def test_a_training_leaves_everything_that_explains_it_in_mlflow(trained: Traine
         "motion.method": "dis",
         "split_mode": "blocks",
         "split_test_start_slot": "13",
-        "split_training_area": "(slice(0, 48, None), slice(0, 26, None))",
+        "split_training_area": str(areas.training_area.slices),
+        "split_validation_area": str(areas.validation_area.slices),
     }.items() <= run.data.params.items()
     epochs = {name: client.get_metric_history(run_id, name) for name in ("loss", "val_loss", "val_skill")}
     for name, history in epochs.items():
