@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,9 @@ class Persistence:
         source = np.where(known, np.uint8(Source.PERSISTENCE), np.uint8(Source.NONE))
         age = np.fmin.reduce(ages, axis=-1)
         return Forecast(
-            values=np.repeat(values[:, None, None], horizon, axis=1),
-            source=np.repeat(source[:, None], horizon, axis=1),
-            age=np.repeat(age[:, None], horizon, axis=1),
+            values=_at_all_leads(values[:, None, None], horizon),
+            source=_at_all_leads(source[:, None], horizon),
+            age=_at_all_leads(age[:, None], horizon),
         )
 
 
@@ -108,6 +109,11 @@ def _newest(context: Context) -> tuple[NDArray[np.float32], NDArray[np.float32]]
         values = np.where(valid, context.values[:, frame], values)
         ages = np.where(valid, context.ages[:, frame, None, None, None], ages)
     return values, ages
+
+
+def _at_all_leads(field: NDArray[Any], horizon: int) -> NDArray[Any]:
+    """One ``(batch, 1, ...)`` seen at every lead, without a copy: not to be written to."""
+    return np.broadcast_to(field, (len(field), horizon, *field.shape[2:]))
 
 
 def _offered(rung: Forecast, quantity: str) -> NDArray[np.float32]:

@@ -74,7 +74,7 @@ class Tiled:
     def predict(self, context: Context, horizon: int) -> Forecast:
         """See :class:`~pipeline.predictor.Predictor`."""
         shape = context.grid_shape
-        if max(shape) <= self.size:
+        if shape[0] * shape[1] <= self.size**2:  # no more memory than a tile, and no halo
             return self.inner.predict(context, horizon)
         whole: Forecast | None = None
         margin = _round_up(self.halo, self.step)

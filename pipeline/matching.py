@@ -76,11 +76,20 @@ def matched(mean: NDArray[np.float32], reference: NDArray[np.float32], *, partly
     return field
 
 
-def _order(mean: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Places of the known pixels from the smallest mean to the largest."""
-    first = _sortable(mean[known]).astype(np.uint64)
-    second = _sortable(_blurred(mean, known)[known])
-    return np.argsort((first << np.uint64(32)) | second, kind="stable")
+def _order(mean: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Places of the known pixels from the smallest mean to the largest.
+
+    Mean, the leading bits of the blurred mean, and the place are one integer each: sorting those is several times
+    faster than sorting places by them, and the same on every machine.
+    """
+    means = _sortable(mean[known]).astype(np.uint64)
+    room = np.uint64(len(means).bit_length())
+    places = np.arange(len(means), dtype=np.uint64)
+    around = _sortable(_blurred(mean, known)[known]).astype(np.uint64)
+    around >>= min(room, np.uint64(32))
+    keys = (means << np.uint64(32)) | (around << room) | places
+    keys.sort()
+    return keys & ((np.uint64(1) << room) - np.uint64(1))
 
 
 def _blurred(mean: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:

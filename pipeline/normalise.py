@@ -62,8 +62,12 @@ class Transform:
         """The inverse of :meth:`apply`, never below the floor; exact to float32 relative to the value plus ``x0``."""
         if self.kind == "none":
             return values
-        lifted = np.exp(np.clip(values, 0, LARGEST)) - 1
-        return lifted * _like(values, self.x0) + _like(values, self.floor)
+        lifted = np.clip(values, 0, LARGEST)
+        np.exp(lifted, out=lifted)  # in place from here on: new pages cost more than the arithmetic
+        lifted -= 1
+        lifted *= _like(values, self.x0)
+        lifted += _like(values, self.floor)
+        return lifted
 
 
 def _like(values: NDArray[np.floating], number: float) -> np.floating:
@@ -106,7 +110,9 @@ class Statistics:
 
     def unscale(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """The inverse of :meth:`scale`."""
-        return self._through(values * _row(self.deviation) + _row(self.mean), "invert").astype(np.float32)
+        turned = values * _row(self.deviation)
+        turned += _row(self.mean)
+        return self._through(turned, "invert").astype(np.float32, copy=False)
 
     def _through(self, values: NDArray[np.floating], way: Literal["apply", "invert"]) -> NDArray[np.floating]:
         if all(transform.kind == "none" for transform in self.transforms):

@@ -141,6 +141,24 @@ def test_tiles_without_their_surroundings_do_leave_a_trace() -> None:
     assert (tiled.values != whole.values).any()
 
 
+@dataclass
+class Counted:
+    """Persistence that counts how often it was asked."""
+
+    asked: int = 0
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        self.asked += 1
+        return Persistence().predict(context, horizon)
+
+
+@pytest.mark.parametrize(("shape", "calls"), [((16, 16), 1), ((8, 32), 1), ((8, 33), 3), ((17, 17), 4)])
+def test_a_frame_that_needs_no_more_memory_than_a_tile_is_not_cut(shape: tuple[int, int], calls: int) -> None:
+    inner = Counted()
+    Tiled(inner, 16, halo=4).predict(context(*shape), 2)
+    assert inner.asked == calls
+
+
 def test_a_crop_holds_what_lies_in_its_window() -> None:
     seen = context(20, 30)
     part = crop(seen, Window(3, 9, 5, 25))
