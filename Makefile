@@ -9,13 +9,14 @@ export PYTHONSAFEPATH := 1
 # The tests of a file stay together: they share what they train. More processes than 4 want much memory.
 TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check faults bench study skill up lock clean help
+.PHONY: demo test check quick faults bench study skill up lock clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    synthetic scenes -> ingest -> train -> forecast -> verify, 2 to 4 minutes"
 	@echo "make test    every test"
-	@echo "make check   lint, types, layers, quick tests"
+	@echo "make check   lint, types, layers, dependencies; a minute"
+	@echo "make quick   every test but the slow ones"
 	@echo "make faults  kills, full disks, power cuts, hostile files, flipped bits; an hour; table in build/faults.json"
 	@echo "make bench   ingest, appends, reads and layers against their peers; 80 minutes; figures in build/bench"
 	@echo "make study   each network on the same data and budget, 3 seeds; 40 minutes (CONFIG=product.toml: on its cube)"
@@ -46,6 +47,8 @@ check: $(READY)
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry .
+
+quick: $(READY)
 	@$(BIN)/pytest $(TOGETHER) -m "not slow and not server"
 
 faults: $(READY)

@@ -24,7 +24,7 @@ from pipeline.chips import Chips
 from pipeline.errors import NotEnoughFramesError
 from pipeline.normalise import Statistics
 
-EPOCHS = 12
+EPOCHS = 3  # with 12 heads knew the times that they had learned from, and others no better
 BATCH = 4096
 RATE = 4e-3
 WEIGHT_DECAY = 1e-4
