@@ -100,6 +100,7 @@ class CascadeHead(keras.layers.Layer):
             none; of the others the hidden layers see differences alone.
         features: channels of the features that it is given; 0: none.
         patch: side of a patch of the features, pixels.
+        dropout: share of what the hidden layers are told of a pixel that is hidden from them in training.
     """
 
     def __init__(  # noqa: PLR0913 - the shape of a layer
@@ -113,6 +114,7 @@ class CascadeHead(keras.layers.Layer):
         anchored: Sequence[int] = (),
         features: int = 0,
         patch: int = 1,
+        dropout: float = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -124,6 +126,7 @@ class CascadeHead(keras.layers.Layer):
         self.units = units
         self.features = features
         self.patch = patch
+        self.dropout = dropout
         own: Any = {"dtype": self.dtype_policy}
         zeros: Any = {"kernel_initializer": "zeros", "use_bias": False, **own}
         self.of_pixels = keras.layers.Dense(units or 1, name="of_pixels", **own)
@@ -133,6 +136,7 @@ class CascadeHead(keras.layers.Layer):
         self.hidden = keras.layers.Dense(units or 1, activation="relu", name="hidden", **own)
         self.correction = keras.layers.Dense(self.outputs, name="correction", **zeros)
         self.enlarge = Enlarge(patch, name="enlarge", **own)
+        self.hide = keras.layers.Dropout(dropout, name="hide", **own) if dropout else None
 
     @property
     def outputs(self) -> int:
@@ -164,7 +168,8 @@ class CascadeHead(keras.layers.Layer):
         guesses = [newest - ops.matmul(scales, one) for one in weights]
         if not self.units:
             return ops.stack(guesses, axis=1)
-        seen = self.of_pixels(pixels / self.usual * self._seen(pixels.shape[-1]))
+        told_of = pixels / self.usual * self._seen(pixels.shape[-1])
+        seen = self.of_pixels(told_of if self.hide is None else self.hide(told_of))
         leads = zip(range(self.leads), guesses, self._summaries(features), strict=True)
         return ops.stack([self._lead(at, guess, [guess - newest, *told], seen) for at, guess, told in leads], axis=1)
 
@@ -210,7 +215,7 @@ class CascadeHead(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """What ``from_config`` needs."""
-        names = ("bands", "leads", "scales", "levels", "units", "anchored", "features", "patch")
+        names = ("bands", "leads", "scales", "levels", "units", "anchored", "features", "patch", "dropout")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -28,6 +28,7 @@ EPOCHS = 3  # with 12 heads knew the times that they had learned from, and other
 BATCH = 4096
 RATE = 4e-3
 WEIGHT_DECAY = 1e-4
+DROPOUT = 0.1  # of the channels: a head that may rely on none forecasts other days better
 LEAST_SQUARE = 1e-8  # of a channel that is always 0
 
 
@@ -120,7 +121,7 @@ def learn_head(
     scales = PixelScales(len(spec.bands_out), spec.patch).scales
     bands = len(spec.bands_out)
     units = 0 if spec.kind == Kind.CASCADE else spec.head_units
-    shape = {"levels": spec.quantile_levels, "units": units, "anchored": spec.anchored}
+    shape: Any = {"dropout": DROPOUT, "levels": spec.quantile_levels, "units": units, "anchored": spec.anchored}
     head: Any = CascadeHead(bands, spec.horizon, scales, **shape, name="head", **EXACT)
     inputs = keras.Input((1, 1, training.seen.shape[-1]))
     model: Any = keras.Model(inputs, head(inputs))

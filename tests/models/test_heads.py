@@ -249,6 +249,21 @@ def test_the_network_looks_at_the_level_of_an_anchored_band_and_of_no_other(rng:
         assert corrected.tolist() == [expected] * LEADS
 
 
+def test_dropout_hides_channels_from_the_network_in_training_alone_and_never_from_the_cascade(
+    rng: np.random.Generator,
+) -> None:
+    pixels = pixels_of(field(rng))
+    plain, forgetful = head(), head(dropout=0.5)
+    for layer in (plain, forgetful):
+        layer.build(pixels.shape)
+    with_random_weights(plain, rng)
+    forgetful.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(forgetful(pixels, training=False), plain(pixels))
+    assert np.abs(np.asarray(forgetful(pixels, training=True)) - np.asarray(plain(pixels))).max() > 0.01
+    forgetful.correction.kernel.assign(np.zeros(forgetful.correction.kernel.shape))
+    np.testing.assert_array_equal(forgetful(pixels, training=True), forgetful(pixels, training=False))
+
+
 # --- layers ---------------------------------------------------------------------------------------
 
 
@@ -266,6 +281,7 @@ def test_shapes_are_known_before_the_layers_are_called(rng: np.random.Generator)
         head(levels=(0.05, 0.5), anchored=(1,), features=FEATURES),
         head(units=0),
         head(levels=()),
+        head(dropout=0.25),
     ],
 )
 def test_configuration_makes_the_same_layer_again(layer: keras.layers.Layer) -> None:
