@@ -123,12 +123,31 @@ def relative_difference(
     known = np.isfinite(ours + theirs).reshape(len(ours), -1).all(axis=1)
     pairs = np.stack([ours[known], theirs[known]], axis=1)
 
-    def log_ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        scores = (sums**power).reshape(*sums.shape[:2], -1).mean(axis=2)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(scores[:, 0] / scores[:, 1])  # whose interval never promises an error under zero
+    def scores(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (means**power).reshape(*means.shape[:2], -1).mean(axis=2)
 
-    found = bootstrap(pairs, log_ratio, times[known], block, resampling)
+    return relative_score(pairs, scores, times[known], block, resampling)
+
+
+def relative_score(
+    pairs: ArrayLike, score: Statistic, slots: ArrayLike, block: int, resampling: Resampling | None = None
+) -> Evidence:
+    """``score / reference's score - 1`` with its interval, of a score that is made from sums, as a hit rate is.
+
+    Args:
+        pairs: ``(init, 2, ...)``, what adds up over init times, of the one and of its reference.
+        score: of means of ``pairs`` over init times, ``(resample, 2, ...)`` to ``(resample, 2)``.
+        slots: see :func:`bootstrap`.
+        block: see :func:`bootstrap`.
+        resampling: how often and how wide.
+    """
+
+    def log_ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        scores = score(means)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(scores[:, 0] / scores[:, 1])  # whose interval never promises a score under zero
+
+    found = bootstrap(pairs, log_ratio, slots, block, resampling)
     estimate, low, high = (float(np.expm1(value)) for value in (found.estimate, found.low, found.high))
     return Evidence(estimate, low, high, found.level, found.inits, found.blocks)
 
@@ -165,6 +184,8 @@ def bootstrap(
     means = np.tensordot(weights, sums, axes=1)
     values = statistic(means)
     estimate = float(statistic(sums.mean(axis=0, keepdims=True))[0])
+    if not np.isfinite(estimate):
+        return Evidence(estimate, float("nan"), float("nan"), how.level, len(times), blocks)
     missed = _missed(_influences(statistic, sums, estimate), times, max(round(length / step), 1))
     stretch = missed * _stretch(max(round(blocks / missed**2), blocks // 2, 2), how.level) * sqrt(draws * length / span)
     tails = np.array([0.5 - how.level / 2, 0.5, 0.5 + how.level / 2])

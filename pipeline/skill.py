@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.significance import Evidence, relative_difference
-from pipeline.tally import Tally
+from pipeline.significance import Evidence, relative_difference, relative_score
+from pipeline.tally import Tally, csi
 
 MEASURES: Final = ("MAE", "RMSE")
 
@@ -52,15 +52,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How much smaller one predictor's error is than another's, in one band.
+    """How much smaller one predictor's error is than another's, or how much larger its CSI, in one band.
 
     Attributes:
         whole: the one.
         part: the other: a reference, or the network without a part.
         band: name.
-        measure: MAE or RMSE.
-        evidence: whole's error / part's - 1, with its interval, of the mean over seeds.
-        better: in how many pairs of seeds the whole's error is the smaller one.
+        measure: MAE, RMSE, or CSI with its threshold.
+        evidence: whole's score / part's - 1, with its interval, of the mean over seeds.
+        better: in how many pairs of seeds the whole's score is the better one.
         pairs: how many pairs there are.
     """
 
@@ -71,6 +71,11 @@ class Comparison:
     evidence: Evidence
     better: int
     pairs: int
+
+    @property
+    def of_errors(self) -> bool:
+        """Whether less is better."""
+        return self.measure in MEASURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,11 @@ class Skill:
         """All seeds of a predictor."""
         return tuple(one for one in self.entries if one.name == name)
 
+    def event_names(self, band: int) -> tuple[str, ...]:
+        """What the CSI of each threshold is called."""
+        events = self.specification["events"][band]
+        return tuple(f"CSI {'<' if events['below'] else '≥'} {threshold:g}" for threshold in events["thresholds"])
+
     def by_lead(self, name: str, measure: str, band: int) -> NDArray[np.float64]:
         """``(seed, lead)``: errors of a predictor."""
         return np.stack([getattr(one.tally, measure.lower())[:, band] for one in self.of(name)])
@@ -132,12 +142,21 @@ class Skill:
         return tuple(
             self.compare(whole, part, measure, band)
             for band in range(len(self.bands))
-            for measure in MEASURES
+            for measure in (*MEASURES, *self.event_names(band))
             for whole, part in pairs
         )
 
     def compare(self, whole: str, part: str, measure: str, band: int) -> Comparison:
-        """One predictor against another; errors of each init time and lead are means over seeds."""
+        """One predictor against another; errors, or hits and misses, of each init time and lead are means over seeds.
+
+        Args:
+            whole: name of the one.
+            part: name of the other.
+            measure: MAE, RMSE, or one of :meth:`event_names`.
+            band: counted from 0.
+        """
+        if measure not in MEASURES:
+            return self._compare_events(whole, part, measure, band)
         ours, theirs = self._errors(whole, measure, band), self._errors(part, measure, band)
         power = 1.0 if measure == "MAE" else 0.5
         slots = self.of(whole)[0].tally.slots
@@ -147,6 +166,16 @@ class Skill:
         seeds = max(len(one) for one in scores)
         first, second = (np.resize(one, seeds) for one in scores)  # a reference is the same for all seeds
         return Comparison(whole, part, self.bands[band], measure, evidence, int((first < second).sum()), seeds)
+
+    def _compare_events(self, whole: str, part: str, measure: str, band: int) -> Comparison:
+        place = (..., band, self.event_names(band).index(measure), slice(None))
+        ours, theirs = (np.stack([one.tally.events[place] for one in self.of(name)]) for name in (whole, part))
+        pairs = np.stack([ours.mean(axis=0), theirs.mean(axis=0)], axis=1)
+        slots = self.of(whole)[0].tally.slots
+        evidence = relative_score(pairs, _mean_csi, slots, int(self.specification["block_slots"]))
+        seeds = max(len(ours), len(theirs))
+        first, second = (np.resize(_mean_csi(one.sum(axis=1)), seeds) for one in (ours, theirs))
+        return Comparison(whole, part, self.bands[band], measure, evidence, int((first > second).sum()), seeds)
 
     def to_json(self) -> dict[str, Any]:
         """Everything."""
@@ -169,3 +198,11 @@ class Skill:
         kind = "absolute" if measure == "MAE" else "squared"
         parts = [(getattr(one.tally, kind), one.tally.count) for one in self.of(name)]
         return np.stack([sums[..., band] / np.maximum(count[..., band].mean(axis=0), 1) for sums, count in parts])
+
+
+def _mean_csi(events: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float64]:
+    """CSI of ``(..., lead, 3)`` averaged over the leads at which an event came or was forecast; NaN where none was."""
+    each = csi(events)
+    known = np.isfinite(each)
+    total, leads = np.where(known, each, 0).sum(axis=-1), known.sum(axis=-1)
+    return np.divide(total, leads, out=np.full(total.shape, np.nan), where=leads > 0)

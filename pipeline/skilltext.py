@@ -11,7 +11,10 @@ import numpy as np
 from pipeline.skill import Comparison, Skill
 
 NOTHING: Final = "-"
-WORDS: Final = {"lower": "better", "higher": "worse"}  # of an error
+WORDS: Final = {  # of an error, and of what is better the larger it is
+    True: {"lower": "better", "higher": "worse"},
+    False: {"lower": "worse", "higher": "better"},
+}
 
 
 def markdown(skill: Skill, picture: str = "") -> str:
@@ -43,14 +46,12 @@ def _setting(skill: Skill) -> str:
 
 
 def _scores(skill: Skill, band: int) -> Iterator[str]:
-    events, unit = skill.specification["events"][band], skill.specification["bands"][band]["units"]
-    sign = "<" if events["below"] else "≥"
-    limits = [f"CSI {sign} {threshold:g}" for threshold in events["thresholds"]]
+    unit = skill.specification["bands"][band]["units"]
     heads = [
         "",
         f"MAE ({unit})",
         f"RMSE ({unit})",
-        *limits,
+        *skill.event_names(band),
         "80 % interval covers",
         "CPU-min training",
         "CPU-s forecast",
@@ -80,7 +81,7 @@ def _costs(skill: Skill, name: str, band: int) -> list[str]:
 
 
 def _worth(skill: Skill) -> Iterator[str]:
-    yield _row(["error of", "against", "", "difference", "interval (95 %)", "seeds", "blocks", "verdict"])
+    yield _row(["score of", "against", "", "difference", "interval (95 %)", "seeds", "blocks", "verdict"])
     yield _row(["---", "---", "---", "---:", "---:", "---:", "---:", "---"])
     for one in skill.comparisons():
         yield _row(_difference(one, named=len(skill.bands) > 1))
@@ -91,14 +92,23 @@ def _difference(one: Comparison, *, named: bool) -> list[str]:
     measure = f"{one.measure}, {one.band}" if named else one.measure
     ends = f"{100 * found.low:+.1f} to {100 * found.high:+.1f} %" if np.isfinite(found.low) else NOTHING
     agreed = f"{one.better} of {one.pairs}"
-    share = f"{100 * found.estimate:+.1f} %"
-    return [one.whole, one.part, measure, share, ends, agreed, str(found.blocks), WORDS.get(verdict, verdict)]
+    share = f"{100 * found.estimate:+.1f} %" if np.isfinite(found.estimate) else NOTHING
+    return [
+        one.whole,
+        one.part,
+        measure,
+        share,
+        ends,
+        agreed,
+        str(found.blocks),
+        WORDS[one.of_errors].get(verdict, verdict),
+    ]
 
 
 def _cautions(skill: Skill) -> list[str]:
     text = [
         "Intervals are of a paired block bootstrap over init times, in blocks as long as the horizon; seeds: in how "
-        "many pairs the error is smaller. Under 8 independent blocks there is insufficient evidence, whatever the "
+        "many pairs the score is better. Under 8 independent blocks there is insufficient evidence, whatever the "
         "interval says: init times whose targets overlap are one event seen several times."
     ]
     if skill.full and "extrapolation" in skill.names:

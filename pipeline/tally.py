@@ -165,7 +165,7 @@ def meet(
     )
 
 
-def csi(events: NDArray[np.integer]) -> NDArray[np.float64]:
+def csi(events: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
     """Hits over hits, false alarms and misses of the last axis; NaN where there are none."""
     return _ratio(events[..., 0].astype(np.float64), events.sum(axis=-1))
 

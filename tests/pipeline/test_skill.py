@@ -16,13 +16,13 @@ from pipeline.tally import Tally
 LEADS, HORIZON = 4, 4
 
 
-def tally(error: float, inits: int = 48, seed: int = 0) -> Tally:
+def tally(error: float, inits: int = 48, seed: int = 0, hits: int = 5) -> Tally:
     """Errors that grow with the lead, on days that are hard or easy for everybody."""
     day = np.exp(np.random.default_rng(5).normal(scale=0.3, size=inits))
     noise = np.exp(np.random.default_rng(seed).normal(scale=0.01, size=(inits, LEADS)))
     means = (error * day[:, None] * np.arange(1, LEADS + 1) * noise)[..., None]
     count = np.full(means.shape, 100)
-    events = np.tile(np.array([[5, 2, 1]]), (*means.shape, 2, 1))
+    events = np.tile(np.array([[hits, 2, 6 - hits]]), (*means.shape, 2, 1))
     return Tally(np.arange(inits), count, 100 * means, 100 * means**2, events)
 
 
@@ -58,6 +58,31 @@ def test_the_whole_is_measured_against_references_and_each_part_against_its_whol
     assert found["whole", "extrapolation"].evidence.estimate == pytest.approx(-0.2, abs=0.01)
     assert found["whole", "part"].evidence.verdict is Verdict.LOWER
     assert [(one.better, one.pairs) for one in found.values()] == [(2, 2)] * 3
+
+
+def test_of_events_more_hits_are_better_and_errors_say_nothing_of_them() -> None:
+    skill = study(
+        Entry("extrapolation", None, "", tally(1.0, hits=4)),
+        *[Entry("whole", seed, "", tally(1.0, seed=seed, hits=5 + seed)) for seed in range(2)],
+        *[Entry("part", seed, "whole", tally(1.0, seed=seed, hits=1)) for seed in range(2)],
+    )
+    found = {one.part: one for one in skill.comparisons() if one.measure == "CSI ≥ 0.1"}
+    assert found["extrapolation"].evidence.estimate == pytest.approx((5.5 / 8) / (4 / 8) - 1)
+    assert (found["extrapolation"].better, found["extrapolation"].pairs) == (2, 2)
+    assert found["part"].evidence.verdict is Verdict.HIGHER
+    row = next(line for line in markdown(skill).splitlines() if line.startswith("| whole | part | CSI ≥ 1 "))
+    assert row.endswith("| better |")
+
+
+def test_events_that_nobody_saw_or_hit_are_no_evidence_of_anything() -> None:
+    never, missed = tally(1.0), tally(1.0, hits=0)
+    never.events[...] = 0
+    skill = study(
+        Entry("extrapolation", None, "", never), Entry("whole", 0, "", tally(1.0)), Entry("part", 0, "whole", missed)
+    )
+    found = [one.evidence for one in skill.comparisons() if not one.of_errors]
+    assert {one.verdict for one in found} == {Verdict.INSUFFICIENT}
+    assert "nan" not in markdown(skill)
 
 
 def test_a_difference_that_is_no_more_than_noise_is_not_called_one() -> None:
