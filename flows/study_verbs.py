@@ -69,10 +69,11 @@ def skill(config: Path, asked: Asked, *, phase: Told | None = None, progress: Pr
     Raises:
         CubecastError: there is no cube, no such part, or no test init time.
     """
-    from models.variants import chosen
+    from models.variants import chosen, variants_for
     from pipeline.config import load
 
-    settings, variants = load(config), chosen(asked.parts)
+    settings = load(config)
+    variants = chosen(asked.parts, variants_for(settings.training.network))
     with native_silence():
         from models.registry import open_registry
         from models.skillrecord import record, write

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.frames import Tensor
 from models.seasonal import (
     LEVELS,
+    MEMBERS,
     Array,
     SeasonalBand,
     SeasonalCard,
@@ -80,6 +81,7 @@ class SeasonalSettings:
         pixels: of each of them.
         learning_rate: peak of AdamW; cosine decay.
         seed: of weights and sampling.
+        blend: members that the forecast may be made of.
     """
 
     cadence: timedelta
@@ -91,6 +93,7 @@ class SeasonalSettings:
     pixels: int = 256
     learning_rate: float = 1e-2
     seed: int = 0
+    blend: tuple[str, ...] = MEMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ def seasonal_settings(settings: Settings) -> SeasonalSettings:
         samples.context_frames,
         training.attention_units,
         seed=training.seed,
+        blend=training.blend,
     )
 
 
@@ -152,7 +156,7 @@ def fit(series: Series, settings: SeasonalSettings) -> SeasonalPredictor:
     model, bands = _learned(series, settings)
     if series.span >= YEAR:
         judged = [_judged(part, settings) for part in (series, series.reversed)]
-        bands = tuple(_settled(band, *pooled) for band, *pooled in zip(bands, *judged, strict=True))
+        bands = tuple(_settled(band, settings.blend, *pooled) for band, *pooled in zip(bands, *judged, strict=True))
     return SeasonalPredictor(model, SeasonalCard(settings.cadence, settings.bands, bands))
 
 
@@ -280,11 +284,11 @@ def _met(model: Any, band: SeasonalBand, targets: Sequence[_Target], rng: np.ran
     return Judged(tuple(values), tuple(deviations), tuple(truths))
 
 
-def _settled(band: SeasonalBand, forward: Judged, backward: Judged) -> SeasonalBand:
+def _settled(band: SeasonalBand, blend: Sequence[str], forward: Judged, backward: Judged) -> SeasonalBand:
     judged = forward.joined(backward)
     if not judged.truths:
         return band
-    shares = shares_of(judged)
+    shares = shares_of(judged, blend)
     residuals = np.concatenate(
         [
             (truth - np.einsum("m,mp->p", shares, values)) / deviation
@@ -295,16 +299,22 @@ def _settled(band: SeasonalBand, forward: Judged, backward: Judged) -> SeasonalB
     return replace(band, shares=tuple(shares.tolist()), spread=(min(low, 0.0), max(high, 0.0)))
 
 
-def shares_of(judged: Judged) -> NDArray[np.float64]:
+def shares_of(judged: Judged, blend: Sequence[str] = MEMBERS) -> NDArray[np.float64]:
     """Equal shares for every member that is no worse than the best one by more than one standard error over dates.
 
     The one-standard-error rule (Breiman et al. 1984, section 3.4.3). Finer weights are estimated from too few dates
     (Claeskens et al. 2016, The forecast combination puzzle).
+
+    Args:
+        judged: what all members said.
+        blend: which of them may have a share.
     """
     losses = np.stack(
         [np.abs(values - truth).mean(axis=1) for values, truth in zip(judged.values, judged.truths, strict=True)]
     )
-    excess = losses - losses[:, [losses.mean(axis=0).argmin()]]
+    allowed = np.isin(MEMBERS, list(blend))
+    best = np.where(allowed, losses.mean(axis=0), np.inf).argmin()
+    excess = losses - losses[:, [best]]
     error = excess.std(axis=0) / np.sqrt(max(len(losses) - 1, 1))
-    kept = excess.mean(axis=0) <= error
+    kept = allowed & (excess.mean(axis=0) <= error)
     return kept / kept.sum()

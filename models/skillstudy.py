@@ -23,9 +23,11 @@ import numpy as np
 from models.appraisal import complete_tests
 from models.beginning import assured, begin
 from models.checkpoint import Checkpoints
-from models.material import plan, prepare
+from models.material import Basis, Plan, plan, prepare
+from models.networks import Kind
 from models.registry import Registry
-from models.training import fit
+from models.seasons import learn_seasons
+from models.training import Fitted, fit
 from models.variants import VARIANTS, Blindfold, Variant
 from pipeline.baselines import Ladder
 from pipeline.climatology import Climatology
@@ -134,10 +136,24 @@ class _Silent:
 def train_variant(settings: Settings, cube: Cube, folder: Path) -> Learned:
     """The network of a variant, trained as the product's; one that had ended is read from ``folder``."""
     began = time.process_time()
-    material = prepare(settings, plan(settings, cube))
     make_folders(folder)
+    learn = _seasons if settings.training.network == Kind.SEASONAL else _chips
+    ground, fitted = learn(settings, plan(settings, cube), folder)
+    trained = assured(settings, ground, fitted.model)
+    spent = _noted(folder / "cpu.json", time.process_time() - began)
+    return Learned(trained.champion(settings.forecast.tile), spent, int(fitted.model.count_params()))
+
+
+def _seasons(settings: Settings, planned: Plan, _folder: Path) -> tuple[Basis, Fitted]:
+    """Every pixel's own past; seconds, so nothing of it is kept."""
+    return learn_seasons(settings, planned)
+
+
+def _chips(settings: Settings, planned: Plan, folder: Path) -> tuple[Basis, Fitted]:
+    """Single pixels, then chips."""
+    material = prepare(settings, planned)
     network, spec = material.card.network, settings.training
-    fitted = fit(
+    return material, fit(
         network,
         spec if network.recurs else spec.model_copy(update={"epochs": 0}),  # a head has learned all that it can
         material.training,
@@ -147,9 +163,6 @@ def train_variant(settings: Settings, cube: Cube, folder: Path) -> Learned:
         statistics=material.card.statistics.of_bands(network.bands_out),
         initial=begin(settings, material, folder / INITIAL, Registry(settings)),
     )
-    trained = assured(settings, material, fitted.model)
-    spent = _noted(folder / "cpu.json", time.process_time() - began)
-    return Learned(trained.champion(settings.forecast.tile), spent, int(fitted.model.count_params()))
 
 
 def study(

@@ -74,6 +74,27 @@ VARIANTS: Final = (
     ),
 )
 
+SEASONAL: Final = "seasonal"
+MEMBERS: Final = ("persistence", "climatology", "kriging", "attention")
+
+SEASONAL_VARIANTS: Final = (
+    Variant(SEASONAL, "every member of the blend", {"network": SEASONAL, "blend": MEMBERS}),
+    *(
+        Variant(
+            f"without {left_out}",
+            f"the blend without {left_out}",
+            {"network": SEASONAL, "blend": tuple(one for one in MEMBERS if one != left_out)},
+            whole=SEASONAL,
+        )
+        for left_out in reversed(MEMBERS[1:])
+    ),
+)
+
+
+def variants_for(network: str) -> tuple[Variant, ...]:
+    """The variants of a product by what it trains: a seasonal network is made of other parts than the others."""
+    return SEASONAL_VARIANTS if network == SEASONAL else VARIANTS
+
 
 @dataclass(frozen=True, slots=True)
 class Blindfold:

@@ -401,6 +401,11 @@ class TrainingSpec(Spec):
         "ConvLSTM; cascade: the linear first guess of the head; pixel_lstm: each pixel alone (patch = 1); seasonal: "
         "each pixel from its own past years (slow optical series)",
     )
+    blend: tuple[Literal["persistence", "climatology", "kriging", "attention"], ...] = Field(
+        default=("persistence", "climatology", "kriging", "attention"),
+        min_length=1,
+        description="Forecasts that a seasonal network may blend; it takes those that prove good",
+    )
     head_units: int = Field(default=48, ge=1, description="Channels of the two layers that look at each pixel")
     quantiles: tuple[float, ...] = Field(
         default=(0.1, 0.5, 0.9), description="Levels of the quantiles that are forecast beside the mean; 0.5 among them"

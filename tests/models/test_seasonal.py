@@ -221,7 +221,10 @@ def test_members_as_good_as_the_best_share_evenly_and_bad_ones_get_nothing() -> 
     truths = tuple(rng.normal(size=200).astype(np.float32) for _ in range(20))
     noise = np.array([1.0, 0.6, 0.2, 0.2])[:, np.newaxis]
     values = tuple((truth + noise * rng.normal(size=(4, 200))).astype(np.float32) for truth in truths)
-    np.testing.assert_array_equal(shares_of(Judged(values, truths, truths)), [0, 0, 0.5, 0.5])
+    judged = Judged(values, truths, truths)
+    np.testing.assert_array_equal(shares_of(judged), [0, 0, 0.5, 0.5])
+    np.testing.assert_array_equal(shares_of(judged, ["persistence", "climatology", "kriging"]), [0, 0, 1, 0])
+    np.testing.assert_array_equal(shares_of(judged, ["persistence"]), [1, 0, 0, 0])
 
 
 def test_shares_must_make_a_whole() -> None:

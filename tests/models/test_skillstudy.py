@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.skillstudy import SPECIFICATION, Learned, Watcher, Wish, specify, study
-from models.variants import FULL, Variant
+from models.variants import FULL, Variant, variants_for
 from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
@@ -138,6 +138,15 @@ def test_a_cube_without_a_complete_test_sample_cannot_be_studied(sky: Settings, 
     far = changed(sky, tmp_path, samples=sky.samples.model_dump() | {"horizon": 6, "test_fraction": 0.2})
     with pytest.raises(NotEnoughFramesError, match="truth has come"):
         specify(far, cube(far), WISH)
+
+
+def test_a_seasonal_network_is_studied_like_any_other(sky: Settings, tmp_path: Path) -> None:
+    product = changed(sky, tmp_path, training=sky.training.model_dump() | {"network": "seasonal"})
+    found = study(product, Wish(seeds=1, inits=1, variants=variants_for("seasonal")[:2]))
+    whole, part = found.of("seasonal")[0], found.of("without attention")[0]
+    assert whole.parameters > 0
+    assert part.whole == "seasonal"
+    assert np.isfinite(whole.tally.mae).all()
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.variants import FULL, VARIANTS, Blindfold, Variant, chosen
+from models.seasonal import MEMBERS
+from models.variants import FULL, SEASONAL_VARIANTS, VARIANTS, Blindfold, Variant, chosen, variants_for
 from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.errors import ConfigError
@@ -36,6 +37,18 @@ def test_no_variant_begins_with_a_champion_that_may_have_been_chosen_by_the_test
 ) -> None:
     warm = tiny_settings(tmp_path, training={"warm_start": "champion"})
     assert {one.settings(warm, 0).training.warm_start for one in VARIANTS} == {"none"}
+
+
+def test_a_seasonal_product_is_studied_by_the_members_of_its_blend(tmp_path: Path, tiny_settings: Make) -> None:
+    settings = tiny_settings(tmp_path)
+    made = {one.name: one.settings(settings, 0).training for one in variants_for("seasonal")}
+    assert {one.network for one in made.values()} == {"seasonal"}
+    assert made["seasonal"].blend == MEMBERS
+    assert {name: sorted({*MEMBERS} - {*one.blend}) for name, one in made.items() if name != "seasonal"} == {
+        f"without {member}": [member] for member in MEMBERS[1:]
+    }
+    assert {one.whole for one in SEASONAL_VARIANTS} == {"", "seasonal"}
+    assert variants_for("attention") == VARIANTS
 
 
 def test_a_setting_that_is_none_is_refused(tmp_path: Path, tiny_settings: Make) -> None:
