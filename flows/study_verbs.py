@@ -73,7 +73,7 @@ def skill(config: Path, asked: Asked, *, phase: Told | None = None, progress: Pr
     from pipeline.config import load
 
     settings = load(config)
-    variants = chosen(asked.parts, variants_for(settings.training.network))
+    variants = chosen(asked.parts, variants_for(settings))
     with native_silence():
         from models.registry import open_registry
         from models.skillrecord import record, write

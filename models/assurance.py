@@ -16,7 +16,7 @@ from pipeline.calibration import Calibrated, Calibration
 from pipeline.forecast import OfBands
 from pipeline.guard import Contest, Guard, Guarded, blended
 from pipeline.matching import Matched
-from pipeline.pairs import Pair, ValidRange
+from pipeline.pairs import Pair, ValidRange, bound_levels
 from pipeline.predictor import Predictor
 
 
@@ -53,7 +53,7 @@ class Assurance:
             NotEnoughFramesError: there is none.
         """
         found = guard.fit(contests)
-        intervals = len(contests[0].model.quantities) > 1
+        intervals = bool(bound_levels(contests[0].model))
         calibration = calibrating.fit(_pairs(contests, found), valid) if intervals else None
         return cls(found, calibration, bands, valid, matched)
 

@@ -164,7 +164,16 @@ def _joined(settings: Settings, own: ChipReader) -> ChipReader | JointReader:
         assert isinstance(found, ChipReader)
         readers.append(found)
     size = min(reader.size[0] for reader in readers), min(reader.size[1] for reader in readers)
-    return JointReader(tuple(replace(reader, size=size) for reader in readers), settings.training.seed)
+    bands, spec = forecast_bands(settings), settings.training
+    return JointReader(tuple(_of_size(reader, size, spec, bands) for reader in readers), spec.seed)
+
+
+def _of_size(reader: ChipReader, size: tuple[int, int], spec: TrainingSpec, bands: tuple[int, ...]) -> ChipReader:
+    """A reader of chips of a common size; what is of interest is measured on chips of that size."""
+    if reader.size == size or spec.interest == "none":
+        return replace(reader, size=size)
+    interest = measure_interest(reader.samples, reader.area, size, spec.interest, bands=bands)
+    return replace(reader, size=size, interest=interest)
 
 
 def _training_reader(spec: TrainingSpec, samples: tuple[Chips, ...], area: Window, network: NetworkSpec) -> ChipReader:

@@ -35,6 +35,7 @@ ops: Any = keras.ops  # untyped: pyright takes the results of its functions for 
 DAY_SECONDS = 86400
 PERSISTENCE_ALONE = (1.0, 0.0, 0.0, 0.0)
 NORMAL_SPREAD = (-1.2816, 1.2816)
+LEAST_FRAMES = 3
 JUDGED_PIXELS = 2000  # of each date that the blend is judged by
 PLACES = 16  # windows of a large grid that a training reads
 PLACE = 64  # their side, pixels
@@ -150,11 +151,12 @@ def fit(series: Series, settings: SeasonalSettings) -> SeasonalPredictor:
     Raises:
         NotEnoughFramesError: there are fewer than three frames, or nothing in them to learn from.
     """
-    if len(series.days) < 3:
-        msg = f"a seasonal network learns from at least 3 frames, found {len(series.days)}: ingest more scenes"
+    if len(series.days) < LEAST_FRAMES:
+        found = f"found {len(series.days)}: ingest more scenes"
+        msg = f"a seasonal network learns from at least {LEAST_FRAMES} frames, {found}"
         raise NotEnoughFramesError(msg)
     model, bands = _learned(series, settings)
-    if series.span >= YEAR:
+    if series.span >= YEAR and len(series.days) // 2 >= LEAST_FRAMES:  # half of them is what the blend is judged by
         judged = [_judged(part, settings) for part in (series, series.reversed)]
         bands = tuple(_settled(band, settings.blend, *pooled) for band, *pooled in zip(bands, *judged, strict=True))
     return SeasonalPredictor(model, SeasonalCard(settings.cadence, settings.bands, bands))

@@ -11,6 +11,7 @@ from models.material import Basis, Plan, basis
 from models.seasonfit import fit, read_series, seasonal_settings
 from models.training import Fitted
 from pipeline.config import Settings
+from pipeline.errors import NotEnoughFramesError
 from pipeline.guard import Contest
 from pipeline.predictor import MEAN
 
@@ -28,6 +29,9 @@ def learn_seasons(settings: Settings, planned: Plan) -> tuple[Basis, Fitted]:
     ground = replace(ground, card=replace(ground.card, seasonal=found.card))
     network = in_training(settings, ground, found.model)
     squared = np.sum([_squared(one) for one in contests(settings, ground, network)], axis=0)
+    if not squared[2]:
+        msg = "a seasonal network is judged by pixels that are known in validation, found none: check nodata and masks"
+        raise NotEnoughFramesError(msg)
     entry = {"val_loss": float(squared[0] / squared[2]), "val_skill": float(1 - squared[0] / squared[1])}
     return ground, Fitted(found.model, (entry,))
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.appraisal import complete_tests
 from models.beginning import assured, begin
@@ -30,6 +31,7 @@ from models.seasons import learn_seasons
 from models.training import Fitted, fit
 from models.variants import VARIANTS, Blindfold, Variant
 from pipeline.baselines import Ladder
+from pipeline.bounds import valid_ranges
 from pipeline.climatology import Climatology
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
@@ -53,7 +55,6 @@ SEEDS: Final = 3
 INITS: Final = 24
 QUANTILES: Final = (0.5, 0.9, 0.98)  # of what is above the floor in the training part: thresholds of events
 SAMPLED_FRAMES: Final = 12
-DIGITS: Final = 2  # of a threshold
 YEAR: Final = timedelta(days=365)
 
 
@@ -197,7 +198,7 @@ def study(
     entries = [bench.entry(name, predictor) for name, predictor in known.items()]
     entries += [bench.variant(one, seed, trainer) for seed in range(wish.seeds) for one in wish.variants]
     skill = Skill(settings.product.title or settings.product.name, specification.key, document, tuple(entries))
-    replace_text(folder / RESULTS, json.dumps(skill.to_json(), indent=1) + "\n")
+    replace_text(folder / RESULTS, json.dumps(skill.to_json(), indent=1, allow_nan=False) + "\n")
     return skill
 
 
@@ -299,7 +300,7 @@ class _Bench:
 
     def _tallies(self, predictor: Predictor) -> Iterator[Tally]:
         spec, bands, told = self.settings.samples, list(forecast_bands(self.settings)), covariates_of(self.settings)
-        floors = [-np.inf if (low := self.settings.bands[band].floor) is None else low for band in bands]
+        floors = [low for low, _ in valid_ranges([self.settings.bands[band] for band in bands])]
         events, measures = self.specification.events, self.specification.measures
         for done, one in enumerate(self.specification.samples, start=1):
             context = told.attach(read_context(self.cube, one, spec), one.init, spec.horizon)
@@ -344,5 +345,15 @@ def _events(settings: Settings, cube: Cube, slots: Sequence[int], band: int, thr
     wet = known if spec.floor is None else known[known > spec.floor]
     wet = wet[wet > 0] if spec.period is not None else wet  # of an accumulation mostly nothing falls
     levels = [1 - one for one in QUANTILES] if below else list(QUANTILES)
-    found = np.quantile(wet, levels) if wet.size else np.zeros(len(levels))
-    return Events(tuple(float(f"{value:.{DIGITS}g}") for value in found), below)
+    found = np.quantile(wet, levels) if wet.size else np.zeros(1)
+    return Events(tuple(dict.fromkeys(_rounded(found, float(np.std(wet)) if wet.size else 0.0))), below)
+
+
+def _rounded(values: NDArray[np.floating], spread: float) -> list[float]:
+    """Numbers a reader would choose: rounded to a power of ten of about a tenth of the spread.
+
+    >>> _rounded(np.array([284.93, 271.2, 229.6]), 18.0), _rounded(np.array([0.0312, 0.418]), 0.2)
+    ([285.0, 271.0, 230.0], [0.03, 0.42])
+    """
+    digits = int(np.ceil(-np.log10(spread / 10))) if spread > 0 else 6
+    return [float(one) for one in np.round(values.astype(np.float64), digits)]

@@ -64,6 +64,10 @@ def _check_cadence(card: Card, settings: Settings, what: str) -> None:
     if known != settings.axis.cadence:
         msg = f"{what} was trained at a cadence of {known}, axis.cadence is {settings.axis.cadence}: train again"
         raise ModelError(msg)
+    proved = None if card.assurance is None else card.assurance.guard.horizon
+    if proved is not None and proved < settings.samples.horizon:
+        msg = f"{what} was proved {proved} slots ahead, samples.horizon is {settings.samples.horizon}: train again"
+        raise ModelError(msg)
 
 
 def _check_covariates(card: Card, settings: Settings, what: str) -> None:

@@ -91,9 +91,14 @@ SEASONAL_VARIANTS: Final = (
 )
 
 
-def variants_for(network: str) -> tuple[Variant, ...]:
-    """The variants of a product by what it trains: a seasonal network is made of other parts than the others."""
-    return SEASONAL_VARIANTS if network == SEASONAL else VARIANTS
+def variants_for(settings: Settings) -> tuple[Variant, ...]:
+    """The variants of a product: of what it trains, and none that would hide every frame of its context."""
+    network, frames = settings.training.network, settings.samples.context_frames
+    if network == SEASONAL:
+        return SEASONAL_VARIANTS
+    possible = tuple(one for one in VARIANTS if max(one.hidden, default=0) < frames)
+    own = Variant(network, "the product's own network", {"network": network})
+    return possible if network in {one.training["network"] for one in VARIANTS} else (own, *possible)
 
 
 @dataclass(frozen=True, slots=True)

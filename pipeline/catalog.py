@@ -69,6 +69,11 @@ class PublishedRun:
         split = layers.reshape(len(self.quantities), len(self.bands), *layers.shape[1:])
         return np.moveaxis(split, 1, -1)
 
+    def source(self, lead: int) -> NDArray[np.uint8]:
+        """Which rung of the ladder made each pixel, ``(y, x)``, as :class:`pipeline.predictor.Source` counts them."""
+        path = self.leads[lead]
+        return read_dn(path.with_name(f"{path.stem}-quality.tif"))[0].astype(np.uint8)
+
 
 def publish(
     forecast: Forecast, run: RunRecord, outlet: Outlet, checks: Checks, *, created: datetime | None = None

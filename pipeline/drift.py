@@ -20,7 +20,6 @@ from pipeline.scorebook import FORECAST, RunScores, Score
 GAIN = 1.0  # change of the width's logarithm for a coverage that is wrong by one; a normal law asks for 2.2 at 80 %
 HALF_LIFE = 6.0  # runs
 LIMIT = 3.0  # times as wide, or a third, at most
-NOMINAL = 0.8
 _MINUTE = timedelta(minutes=1)
 
 
@@ -29,8 +28,8 @@ def widths(
 ) -> NDArray[np.float64] | None:
     """How many times as wide intervals become, ``(lead, band)``; None where nothing has been learned.
 
-    Every scored run of the same model moves the width of a lead by ``GAIN * (0.8 - coverage)``, half as much for every
-    :data:`HALF_LIFE` newer runs. A lead that no truth has met takes the width of the lead before it.
+    Every scored run of the same model moves the width of a lead by ``GAIN * (promise - coverage)``, half as much for
+    every :data:`HALF_LIFE` newer runs. A lead that no truth has met takes the width of the lead before it.
 
     Args:
         scored: what is known of earlier runs.
@@ -51,9 +50,10 @@ def widths(
 def _step(earlier: Sequence[RunScores], init: datetime, lead: int, band: str) -> float:
     """Logarithm of the width of one lead and band; NaN where no truth has met it."""
     known = [one for one in earlier if one.init + lead * _MINUTE <= init]
-    held = [found.held for one in known if (found := _of(one, lead, band)) is not None and found.held is not None]
-    weights = 0.5 ** (np.arange(len(held))[::-1] / HALF_LIFE)
-    return float(GAIN * np.sum(weights * (NOMINAL - np.array(held)))) if held else np.nan
+    found = [score for one in known if (score := _of(one, lead, band)) is not None]
+    missed = [score.missed for score in found if score.missed is not None]
+    weights = 0.5 ** (np.arange(len(missed))[::-1] / HALF_LIFE)
+    return float(GAIN * np.sum(weights * np.array(missed))) if missed else np.nan
 
 
 def _of(one: RunScores, lead: int, band: str) -> Score | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predictor import Forecast, level
+from pipeline.predictor import Forecast, Source, level
 
 ValidRange = tuple[float, float]
 
@@ -46,6 +46,16 @@ def bound_levels(said: Forecast) -> tuple[float, ...]:
     """Levels of the quantiles of a forecast that bound intervals: all but the median, ascending."""
     levels = (level(quantity) for quantity in said.quantities)
     return tuple(sorted(one for one in levels if one is not None and one != 0.5))
+
+
+def with_interval(said: Forecast, truth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Truth where a network forecast; NaN where a lower rung of the ladder filled in, whose interval has no width.
+
+    Args:
+        said: of one init time.
+        truth: ``(lead, y, x, band)``.
+    """
+    return np.where((said.source[0] == Source.NETWORK)[..., np.newaxis], truth, np.float32(np.nan))
 
 
 def limits(valid: Sequence[ValidRange], bands: int) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
@@ -133,18 +134,21 @@ class Peer:
             if len(frames) < (FRAMES if self.method is Method.S_PROG else 2):
                 msg = f"{self.method} needs evenly spaced frames, the context has {len(frames)}: raise context_frames"
                 raise NotEnoughFramesError(msg)
-            layers.append(self._band(field, frames, gap, horizon))
+            since = float(np.min(context.ages[item]))  # the newest frame may be older than the init time
+            layers.append(self._band(field, frames, gap, [since + lead for lead in range(1, horizon + 1)]))
         return np.stack(layers, axis=-1)
 
-    def _band(self, field: Field, frames: NDArray[np.floating], gap: float, horizon: int) -> NDArray[np.float32]:
-        """``(lead, y, x)``."""
+    def _band(
+        self, field: Field, frames: NDArray[np.floating], gap: float, ahead: Sequence[float]
+    ) -> NDArray[np.float32]:
+        """``(lead, y, x)``, as many slots ``ahead`` of the newest frame."""
         given, newest = field.apply(frames), np.asarray(frames[-1], np.float64)
         with _quietly():
             velocity = _flow(given)
             if self.method is Method.S_PROG:
                 dry = np.where(np.isnan(given), field.dry, given)  # left unknown, Dutch radar was 4 % worse
-                return field.invert(_s_prog(dry[-FRAMES:], velocity, field, (gap, horizon)))
-            return np.asarray(_moved(newest, velocity / gap, horizon), np.float32)
+                return field.invert(_s_prog(dry[-FRAMES:], velocity, field, _steps(ahead, gap)))
+            return np.asarray(_moved(newest, velocity, _steps(ahead, gap)), np.float32)
 
 
 def peers(bands: tuple[BandSpec, ...], forecast: tuple[int, ...]) -> dict[str, Peer]:
@@ -196,20 +200,24 @@ def _flow(given: NDArray[np.float64]) -> NDArray[np.float64]:
     return dense_lucaskanade(np.ma.masked_invalid(given))
 
 
-def _moved(newest: NDArray[np.float64], velocity: NDArray[np.float64], horizon: int) -> NDArray[Any]:
+def _steps(ahead: Sequence[float], gap: float) -> int | list[float]:
+    """Times ahead as pysteps takes them: how many steps, where leads are steps of its frames, or a list."""
+    steps = [round(lead / gap, 6) for lead in ahead]
+    return len(steps) if steps == list(range(1, len(steps) + 1)) else steps
+
+
+def _moved(newest: NDArray[np.float64], velocity: NDArray[np.float64], steps: int | list[float]) -> NDArray[Any]:
     from pysteps.nowcasts.extrapolation import forecast  # pyright: ignore[reportMissingImports]
 
-    return forecast(newest, velocity, horizon, extrap_kwargs={"allow_nonfinite_values": True})
+    return forecast(newest, velocity, steps, extrap_kwargs={"allow_nonfinite_values": True})
 
 
 def _s_prog(
-    given: NDArray[np.float64], velocity: NDArray[np.float64], field: Field, ahead: tuple[float, int]
+    given: NDArray[np.float64], velocity: NDArray[np.float64], field: Field, steps: int | list[float]
 ) -> NDArray[Any]:
-    """``(lead, y, x)`` in the units handed over; frames further than a slot apart are stepped to the leads between."""
+    """``(lead, y, x)`` in the units handed over."""
     from pysteps.nowcasts.sprog import forecast  # pyright: ignore[reportMissingImports]
 
-    gap, horizon = ahead
-    steps = horizon if gap == 1 else [lead / gap for lead in range(1, horizon + 1)]
     return forecast(given, velocity, steps, precip_thr=field.threshold, n_cascade_levels=LEVELS)
 
 

@@ -28,7 +28,9 @@ class Score:
         covered: how many of the pixels lie within the interval of :data:`pipeline.evaluation.INTERVAL`; None where the
             predictor gives none.
         held: part of them by randomised PIT (:attr:`pipeline.coverage.Coverage.randomised`), which stays nominal where
-            much lies exactly at the floor; None where the predictor gives no interval.
+            much lies exactly at the floor; None where the predictor gives no interval. Of pixels that a network
+            forecast: those that the ladder filled have no interval.
+        promised: part that the interval promises to hold; None where there is none.
     """
 
     lead_minutes: int
@@ -39,6 +41,12 @@ class Score:
     squared: float
     covered: int | None = None
     held: float | None = None
+    promised: float | None = None
+
+    @property
+    def missed(self) -> float | None:
+        """By how much the interval holds less than it promises; None where it is not known."""
+        return None if self.held is None or self.promised is None else self.promised - self.held
 
 
 @dataclass(frozen=True, slots=True)

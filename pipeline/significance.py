@@ -65,7 +65,7 @@ class Evidence:
         high: upper end.
         level: nominal coverage.
         inits: how many init times.
-        blocks: how many independent blocks: the whole part of span / block.
+        blocks: how many independent blocks, see :func:`independent_blocks`.
     """
 
     estimate: float
@@ -176,9 +176,9 @@ def bootstrap(
         estimate = float(statistic(sums)[0]) if len(times) else float("nan")
         return Evidence(estimate, float("nan"), float("nan"), how.level, len(times), 0)
     step = float(np.median(np.diff(times)))
-    span = float(times[-1] - times[0]) + step
+    span = len(times) * step  # what init times stand for: gaps hold none
     blocks = independent_blocks(times, block)
-    length = block if blocks >= 2 else max(span / 2, step)
+    length = max(block, step) if blocks >= 2 else max(span / 2, step)
     draws = max(round(span / length), 2)
     weights = _weights(_members(times, length, step), draws, how)
     means = np.tensordot(weights, sums, axes=1)
@@ -195,15 +195,24 @@ def bootstrap(
 
 
 def independent_blocks(slots: ArrayLike, block: int) -> int:
-    """How many blocks of ``block`` slots the init times span.
+    """How many blocks of ``block`` slots the init times fill one after the other, gaps left out.
 
     >>> independent_blocks(range(96), 12), independent_blocks([0, 6, 12, 18], 12), independent_blocks([5], 12)
     (8, 2, 0)
+    >>> independent_blocks(range(0, 50, 10), 1), independent_blocks([0, 1, 2, 3, 1000, 1001, 1002, 1003], 4)
+    (5, 2)
     """
     times = np.asarray(slots, np.float64)
     if len(times) < 2:
         return 0
-    return int((times[-1] - times[0] + np.median(np.diff(times))) // block)
+    end, start, blocks = float(times[-1] + np.median(np.diff(times))), float(times[0]), 0
+    while start + block <= end:
+        blocks += 1
+        later = times[times >= start + block]
+        if not len(later):
+            break
+        start = float(later[0])
+    return blocks
 
 
 def _check(sums: NDArray[np.float64], times: NDArray[np.float64], block: int) -> None:

@@ -126,13 +126,14 @@ class Skill:
 
     def typical(self, name: str, measure: str, band: int) -> float:
         """Median over seeds of the mean over leads."""
-        return median(self.by_lead(name, measure, band).mean(axis=1).tolist())
+        return median(mean_over_leads(self.by_lead(name, measure, band)).tolist())
 
     def worst_lead(self, name: str, reference: str, band: int) -> tuple[int, float]:
         """Lead, from 1, at which a predictor's MAE is worst against a reference, and by how much (0.02: 2 % larger)."""
         ours, theirs = (np.median(self.by_lead(one, "MAE", band), axis=0) for one in (name, reference))
         ratios = ours / theirs - 1
-        return int(np.argmax(ratios)) + 1, float(np.max(ratios))
+        met = np.where(np.isfinite(ratios), ratios, -np.inf)  # leads that no truth has met are NaN
+        return int(np.argmax(met)) + 1, float(np.max(met))
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """The full network against every reference, and each whole against what lacks a part."""
@@ -162,7 +163,7 @@ class Skill:
         slots = self.of(whole)[0].tally.slots
         block = int(self.specification["block_slots"])
         evidence = relative_difference(ours.mean(axis=0), theirs.mean(axis=0), slots, block, power=power)
-        scores = [self.by_lead(one, measure, band).mean(axis=1) for one in (whole, part)]
+        scores = [mean_over_leads(self.by_lead(one, measure, band)) for one in (whole, part)]
         seeds = max(len(one) for one in scores)
         first, second = (np.resize(one, seeds) for one in scores)  # a reference is the same for all seeds
         return Comparison(whole, part, self.bands[band], measure, evidence, int((first < second).sum()), seeds)
@@ -174,7 +175,8 @@ class Skill:
         slots = self.of(whole)[0].tally.slots
         evidence = relative_score(pairs, _mean_csi, slots, int(self.specification["block_slots"]))
         seeds = max(len(ours), len(theirs))
-        first, second = (np.resize(_mean_csi(one.sum(axis=1)), seeds) for one in (ours, theirs))
+        sums = [np.resize(one.sum(axis=1), (seeds, *ours.shape[2:])) for one in (ours, theirs)]
+        first, second = _mean_csi(np.stack(sums, axis=1)).T
         return Comparison(whole, part, self.bands[band], measure, evidence, int((first > second).sum()), seeds)
 
     def to_json(self) -> dict[str, Any]:
@@ -183,7 +185,7 @@ class Skill:
             "title": self.title,
             "key": self.key,
             "specification": dict(self.specification),
-            "comparisons": [asdict(one) | {"verdict": one.evidence.verdict.value} for one in self.comparisons()],
+            "comparisons": [_written(one) for one in self.comparisons()],
             "entries": [one.to_json() for one in self.entries],
         }
 
@@ -197,12 +199,29 @@ class Skill:
         """``(seed, init, lead)``: sums of errors over the pooled number of pixels, so that every pixel counts alike."""
         kind = "absolute" if measure == "MAE" else "squared"
         parts = [(getattr(one.tally, kind), one.tally.count) for one in self.of(name)]
-        return np.stack([sums[..., band] / np.maximum(count[..., band].mean(axis=0), 1) for sums, count in parts])
+        met = (
+            self.entries[0].tally.count[..., band].any(axis=0)
+        )  # the same pixels for all: leads without truth are left out
+        return np.stack(
+            [(sums[..., band] / np.maximum(count[..., band].mean(axis=0), 1))[:, met] for sums, count in parts]
+        )
+
+
+def _written(one: Comparison) -> dict[str, Any]:
+    facts = asdict(one.evidence)
+    evidence = {name: value if np.isfinite(value) else None for name, value in facts.items()}  # JSON knows no NaN
+    return asdict(one) | {"evidence": evidence, "verdict": one.evidence.verdict.value}
+
+
+def mean_over_leads(by_lead: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(seed, lead)`` averaged over the leads that truth has met, ``(seed,)``; NaN where it has met none."""
+    met = np.isfinite(by_lead)
+    return np.where(met, by_lead, 0).sum(axis=1) / np.where(met.any(axis=1), met.sum(axis=1), np.nan)
 
 
 def _mean_csi(events: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float64]:
-    """CSI of ``(..., lead, 3)`` averaged over the leads at which an event came or was forecast; NaN where none was."""
+    """CSI of ``(resample, 2, lead, 3)`` averaged over the leads at which both have one, ``(resample, 2)``; else NaN."""
     each = csi(events)
-    known = np.isfinite(each)
+    known = np.isfinite(each).all(axis=1, keepdims=True)
     total, leads = np.where(known, each, 0).sum(axis=-1), known.sum(axis=-1)
     return np.divide(total, leads, out=np.full(total.shape, np.nan), where=leads > 0)

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.skill import Comparison, Skill
+from pipeline.skill import Comparison, Skill, mean_over_leads
 
 NOTHING: Final = "-"
 WORDS: Final = {  # of an error, and of what is better the larger it is
@@ -52,15 +52,21 @@ def _scores(skill: Skill, band: int) -> Iterator[str]:
         f"MAE ({unit})",
         f"RMSE ({unit})",
         *skill.event_names(band),
-        "80 % interval covers",
+        _promise(skill),
         "CPU-min training",
         "CPU-s forecast",
     ]
     yield _row(heads)
     yield _row(["---"] + ["---:"] * (len(heads) - 1))
     for name in skill.names:
-        errors = [_spread(skill.by_lead(name, one, band).mean(axis=1)) for one in ("MAE", "RMSE")]
+        errors = [_spread(mean_over_leads(skill.by_lead(name, one, band))) for one in ("MAE", "RMSE")]
         yield _row([name, *errors, *_hits(skill, name, band), *_costs(skill, name, band)])
+
+
+def _promise(skill: Skill) -> str:
+    """What the widest interval of the quantiles is called."""
+    nominal = {one.tally.coverage.nominal for one in skill.entries if one.tally.coverage is not None}
+    return f"{100 * max(nominal, default=0.8):.0f} % interval covers"
 
 
 def _hits(skill: Skill, name: str, band: int) -> list[str]:

@@ -481,6 +481,10 @@ class TrainingSpec(Spec):
             found = f"{self.attention_units} for {self.attention_heads}"
             msg = f"attention_units are shared out evenly to attention_heads, found {found}"
             raise ValueError(msg)
+        rising = list(self.quantiles) == sorted({*self.quantiles}) and all(0 < level < 1 for level in self.quantiles)
+        if not rising or 0.5 not in self.quantiles:
+            msg = f"quantiles rise between 0 and 1 with 0.5 among them, found {list(self.quantiles)}"
+            raise ValueError(msg)
         return self
 
 

@@ -66,7 +66,7 @@ def representative(ground: Ground, fraction: float, buffer: int) -> Areas:
         buffer: pixels to keep free beside it, as far as the grid allows.
     """
     shape = ground.known.shape
-    if not ground.known.any() or not ground.change.any():
+    if not ground.known.any() or not ground.change.any() or max(shape) < 2:
         return at_the_end(shape, fraction, buffer)
     return min(_candidates(ground, fraction), key=lambda one: one[0])[1].areas(shape, buffer)
 
@@ -109,7 +109,7 @@ def _candidates(ground: Ground, fraction: float) -> Iterator[tuple[float, _Strip
     """The stripe of each side, the end of the longer one first, and how far what happens there is from usual."""
     longer = int(ground.known.shape[1] >= ground.known.shape[0])
     usual = ground.change.sum() / ground.known.sum()
-    for axis in (longer, 1 - longer):
+    for axis in (one for one in (longer, 1 - longer) if ground.known.shape[one] > 1):
         for last in (True, False):
             known, change = (part.sum(axis=1 - axis)[:: -1 if last else 1] for part in (ground.known, ground.change))
             enough = int(np.searchsorted(known.cumsum(), fraction * known.sum())) + 1

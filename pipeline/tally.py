@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.coverage import Coverage
-from pipeline.pairs import Pair
+from pipeline.pairs import Pair, with_interval
 from pipeline.predictor import MATCHED, MEAN, MEDIAN, Forecast, level
 
 COLD_UNITS: Final = {"K", "kelvin", "degC", "celsius"}  # of cloud tops: what matters is cold
@@ -195,7 +195,7 @@ def _cells(said: NDArray[np.float32], truth: NDArray[np.float32], events: Events
 def _coverage(said: Forecast, truth: NDArray[np.float32], lowest: NDArray[np.float32]) -> Coverage | None:
     if sum(level(name) is not None for name in said.quantities) < 2:
         return None
-    return Coverage.of(Pair(said, truth), [(float(low), np.inf) for low in lowest])
+    return Coverage.of(Pair(said, with_interval(said, truth)), [(float(low), np.inf) for low in lowest])
 
 
 def _written(coverage: Coverage) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def _require_alike(settings: Settings, other: Settings) -> None:
 _FACTS = (
     "the number of bands",
     "the numbers of the bands that are forecast",
+    "what is forecast on a logarithm or from a floor",
     "samples.context_frames",
     "samples.horizon",
     "axis.cadence",
@@ -64,6 +65,7 @@ def _facts(settings: Settings) -> tuple[object, ...]:
     return (
         len(settings.bands),
         [number for number, band in enumerate(settings.bands, 1) if band.forecast],
+        [(band.transform, band.floor is not None) for band in settings.bands if band.forecast],
         settings.samples.context_frames,
         settings.samples.horizon,
         str(settings.axis.cadence),

@@ -19,7 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.evaluation import Answer, errors
 from pipeline.forecast import baselines, outlet
 from pipeline.metrics import ErrorRow, ErrorSums
-from pipeline.pairs import Pair, bound_levels
+from pipeline.pairs import Pair, bound_levels, with_interval
 from pipeline.predictor import Context, Forecast
 from pipeline.samples import Sample, read_context
 from pipeline.scorebook import FORECAST, RunScores, Score, load, page, save
@@ -158,9 +158,11 @@ def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int
         answers[FORECAST] = Answer.of(run.read(lead)[np.newaxis], run.quantities)
         truth = cube.read([slot]).values[..., list(bands)]
         newest = context.validity[0, -1][..., list(bands)]
-        held = _held(run, lead, np.where(newest, truth, np.float32(np.nan)), [cube.layout.bands[at] for at in bands])
+        met = np.where(newest, truth, np.float32(np.nan))
+        held, promised = _held(run, lead, met, [cube.layout.bands[at] for at in bands])
         for name, sums in errors(answers, truth, newest).items():
-            scores += _scores(lead, name, run.bands, sums, held if name == FORECAST else (None,) * len(bands))
+            made = _scores(lead, name, run.bands, sums, held if name == FORECAST else (None,) * len(bands))
+            scores += [replace(one, promised=None if one.held is None else promised) for one in made]
     return scores
 
 
@@ -179,15 +181,20 @@ def _scores(lead: int, name: str, bands: tuple[str, ...], sums: ErrorSums, held:
         yield Score(lead, band, name, int(pixels), absolute, squared, covered, held[index])
 
 
-def _held(run: PublishedRun, lead: int, truth: NDArray[np.float32], bands: Sequence[BandSpec]) -> Held:
-    """Coverage of a lead by randomised PIT, one a band; None where the run has no interval, or no truth counts."""
+def _held(
+    run: PublishedRun, lead: int, truth: NDArray[np.float32], bands: Sequence[BandSpec]
+) -> tuple[Held, float | None]:
+    """Coverage of a lead by randomised PIT where a network forecast, one a band, and what it is to be.
+
+    None where the run has no interval, or no truth counts.
+    """
     values = run.read(lead)[np.newaxis, np.newaxis]
     blank = np.zeros((1, 1, *truth.shape[1:3]), np.float32)
-    said = Forecast(values, blank.astype(np.uint8), blank, run.quantities)
+    said = Forecast(values, run.source(lead)[np.newaxis, np.newaxis], blank, run.quantities)
     if len(bound_levels(said)) < 2:
-        return (None,) * len(bands)
-    shares = Coverage.of(Pair(said, truth), valid_ranges(bands)).randomised[0]
-    return tuple(None if np.isnan(share) else float(share) for share in shares)
+        return (None,) * len(bands), None
+    found = Coverage.of(Pair(said, with_interval(said, truth)), valid_ranges(bands))
+    return tuple(None if np.isnan(share) else float(share) for share in found.randomised[0]), found.nominal
 
 
 def _before(settings: Settings, run: PublishedRun) -> RunScores:

@@ -178,6 +178,13 @@ def test_a_series_shorter_than_a_year_is_persistence(context: Context) -> None:
     np.testing.assert_array_equal(said.values[:, 0, 0], said.values[:, 2, 0])
 
 
+@pytest.mark.parametrize("frames", [3, 4, 5])
+def test_a_few_frames_years_apart_are_too_few_to_judge_by_and_leave_persistence(frames: int) -> None:
+    values = np.random.default_rng(0).normal(size=(frames, 30, 1)).astype(np.float32)
+    predictor = fit(Series(values, 200.0 * np.arange(frames)), replace(SETTINGS, steps=2))
+    assert predictor.card.found[0].shares == (1, 0, 0, 0)
+
+
 def test_the_same_seed_gives_the_same_weights(context: Context) -> None:
     few = replace(SETTINGS, steps=5)
     first, second = (fit(made_up(0.9), few).attention(context, 1) for _ in range(2))

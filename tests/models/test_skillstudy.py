@@ -142,7 +142,7 @@ def test_a_cube_without_a_complete_test_sample_cannot_be_studied(sky: Settings, 
 
 def test_a_seasonal_network_is_studied_like_any_other(sky: Settings, tmp_path: Path) -> None:
     product = changed(sky, tmp_path, training=sky.training.model_dump() | {"network": "seasonal"})
-    found = study(product, Wish(seeds=1, inits=1, variants=variants_for("seasonal")[:2]))
+    found = study(product, Wish(seeds=1, inits=1, variants=variants_for(product)[:2]))
     whole, part = found.of("seasonal")[0], found.of("without attention")[0]
     assert whole.parameters > 0
     assert part.whole == "seasonal"

@@ -40,15 +40,24 @@ def test_no_variant_begins_with_a_champion_that_may_have_been_chosen_by_the_test
 
 
 def test_a_seasonal_product_is_studied_by_the_members_of_its_blend(tmp_path: Path, tiny_settings: Make) -> None:
-    settings = tiny_settings(tmp_path)
-    made = {one.name: one.settings(settings, 0).training for one in variants_for("seasonal")}
+    settings = tiny_settings(tmp_path, training={"network": "seasonal"})
+    made = {one.name: one.settings(settings, 0).training for one in variants_for(settings)}
     assert {one.network for one in made.values()} == {"seasonal"}
     assert made["seasonal"].blend == MEMBERS
     assert {name: sorted({*MEMBERS} - {*one.blend}) for name, one in made.items() if name != "seasonal"} == {
         f"without {member}": [member] for member in MEMBERS[1:]
     }
     assert {one.whole for one in SEASONAL_VARIANTS} == {"", "seasonal"}
-    assert variants_for("attention") == VARIANTS
+
+
+def test_a_product_is_studied_with_its_own_network_and_never_blindfolded_whole(
+    tmp_path: Path, tiny_settings: Make
+) -> None:
+    assert variants_for(tiny_settings(tmp_path)) == VARIANTS
+    other = tiny_settings(tmp_path, training={"network": "dot_product"})
+    assert [one.name for one in variants_for(other)] == ["dot_product", *(one.name for one in VARIANTS)]
+    alone = tiny_settings(tmp_path, samples={"context_frames": 1})
+    assert [one.name for one in variants_for(alone)] == [one.name for one in VARIANTS if not one.hidden]
 
 
 def test_a_setting_that_is_none_is_refused(tmp_path: Path, tiny_settings: Make) -> None:

@@ -12,11 +12,11 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pipeline.config import Settings, load, parse
 from pipeline.errors import ConfigError
-from pipeline.specs import BandSpec, SceneSpec
+from pipeline.specs import BandSpec, SceneSpec, TrainingSpec
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 
@@ -230,3 +230,12 @@ def test_the_examples_are_valid_and_stay_in_their_place(name: str) -> None:
     assert settings.scenes.folder.parents[1] == (EXAMPLES.parents[2] / "shared").resolve()
     assert settings.product.attribution
     assert settings.product.providers
+
+
+@pytest.mark.parametrize("levels", [(0.1, 0.9), (0.9, 0.5, 0.1), (0.0, 0.5), (0.5, 0.5)])
+def test_quantiles_that_no_network_could_forecast_are_refused_before_anything_is_trained(
+    levels: tuple[float, ...],
+) -> None:
+    with pytest.raises(ValidationError, match=r"rise between 0 and 1 with 0\.5 among them, found"):
+        TrainingSpec(quantiles=levels)
+    assert TrainingSpec(quantiles=(0.5,)).quantiles == (0.5,)

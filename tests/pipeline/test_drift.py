@@ -16,7 +16,7 @@ MODEL = "rain 1"
 
 
 def run(number: int, held: dict[int, float | None], model: str = MODEL) -> RunScores:
-    scores = tuple(Score(lead, "rain", FORECAST, 100, 1.0, 1.0, 80, share) for lead, share in held.items())
+    scores = tuple(Score(lead, "rain", FORECAST, 100, 1.0, 1.0, 80, share, 0.8) for lead, share in held.items())
     return RunScores(f"key{number}", START + number * STEP, model, scores)
 
 
@@ -28,6 +28,16 @@ def test_intervals_that_hold_what_they_promise_stay() -> None:
     factors = asked([run(number, {5: 0.8, 10: 0.8}) for number in range(4)])
     assert factors is not None
     np.testing.assert_allclose(factors, 1)
+
+
+def test_what_an_interval_promises_is_its_own_affair() -> None:
+    scores = [
+        Score(5, "rain", FORECAST, 100, 1.0, 1.0, 90, 0.9, 0.9),
+        Score(10, "rain", FORECAST, 100, 1.0, 1.0, 90, 0.9),
+    ]
+    factors = asked([RunScores("a", START, MODEL, tuple(scores))])
+    assert factors is not None
+    np.testing.assert_allclose(factors, 1)  # of the second lead's promise nothing is known
 
 
 def test_too_few_truths_inside_widen_and_too_many_narrow_each_lead_on_its_own() -> None:

@@ -91,6 +91,16 @@ def test_lucas_kanade_finds_where_showers_go_also_when_every_other_frame_is_miss
     assert set(np.unique(said.source)) <= {Source.NONE, Source.EXTRAPOLATION}
 
 
+def test_showers_have_gone_on_since_a_newest_frame_that_is_not_of_now() -> None:
+    pytest.importorskip("pysteps")
+    frames, late = drifting(8), [4.0, 3.0, 2.0]
+    for method in (Method.LUCAS_KANADE, Method.S_PROG):
+        said = Peer(method, (Field.of(RAIN),), (0,)).predict(seen(frames[:3], late), 2)
+        values, truth, too_early = said.values[0, 0, 0, ..., 0], frames[5], frames[3]
+        known = np.isfinite(values)
+        assert np.abs(values - truth)[known].mean() < 0.7 * np.abs(values - too_early)[known].mean()
+
+
 @pytest.mark.parametrize("gap", [1, 2])
 def test_s_prog_moves_showers_too_and_says_no_rain_less_than_none(gap: int) -> None:
     pytest.importorskip("pysteps")

@@ -58,6 +58,27 @@ def test_the_interval_covers_as_often_as_it_says(noise: Noise, blocks: int) -> N
     assert 0.9 <= covered / TRIALS <= 0.98 + 0.005
 
 
+@pytest.mark.parametrize(
+    ("slots", "block"),
+    [
+        (np.arange(24) * 21, 6),
+        (np.arange(24) * 12, 1),
+        (np.concatenate([np.arange(24), 1000 + np.arange(24)]), 6),
+    ],
+    ids=["thinned", "far apart", "two bursts"],
+)
+def test_init_times_with_room_between_them_are_no_more_evidence_than_they_are(
+    slots: NDArray[np.int64], block: int
+) -> None:
+    random, covered = np.random.default_rng(7), 0
+    for trial in range(TRIALS):
+        ours, theirs = pair(white, random, len(slots))
+        found = relative_difference(ours, theirs, slots, block, resampling=Resampling(count=200, seed=trial))
+        covered += found.low <= 0 <= found.high
+    assert found.blocks == {6: 24, 1: 24}[block] if len(slots) == 24 else found.blocks == 8
+    assert covered / TRIALS >= 0.9
+
+
 def test_blocks_of_one_slot_would_claim_differences_that_are_none() -> None:
     random, slots = np.random.default_rng(0), np.arange(16 * HORIZON)
     differences = np.array([overlapping(random, len(slots)) for _ in range(60)])

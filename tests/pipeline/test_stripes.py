@@ -50,6 +50,12 @@ def test_the_stripe_lies_where_as_much_happens_as_elsewhere(side: str) -> None:
     assert [name for name, there in starts.items() if there] == [side]
 
 
+def test_a_grid_of_one_row_is_divided_along_it() -> None:
+    training, stripe = representative(busy(np.ones((1, 50)), np.ones((1, 50))), FIFTH, buffer=5)
+    assert training.shape[0] == stripe.shape[0] == 1
+    assert 0 < stripe.shape[1] < 20 < training.shape[1]
+
+
 def test_without_anything_that_changes_it_is_at_the_end_of_the_longer_side() -> None:
     expected = at_the_end((40, 90), FIFTH, 10)
     assert representative(busy(np.ones((40, 90)), np.zeros((40, 90))), FIFTH, 10) == expected

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.metrics import ErrorSums
 from pipeline.pairs import Pair
-from pipeline.predictor import Forecast
+from pipeline.predictor import Forecast, Source
 from pipeline.tally import Events, Measures, Tally, below_counts, meet
 
 LEADS, SIDE = 3, 6
@@ -48,6 +48,16 @@ def test_each_score_takes_its_own_quantity() -> None:
     np.testing.assert_allclose(tally.rmse, np.sqrt(((fields[:, 0] - truth) ** 2).mean(axis=(1, 2))), rtol=1e-6)
     hits = ((fields[:, 2] >= 1) & (truth >= 1)).sum(axis=(1, 2))
     np.testing.assert_array_equal(tally.events[0, :, :, 1, 0], hits)
+
+
+def test_intervals_are_those_of_the_network_not_of_what_filled_in_for_it() -> None:
+    forecast, truth = said(("mean", "q10", "q50", "q90")), came()
+    whole = met(forecast, truth).coverage
+    forecast.source[..., :3] = Source.EXTRAPOLATION
+    part = met(forecast, truth).coverage
+    assert whole is not None
+    assert part is not None
+    assert part.count.sum() == whole.count.sum() / 2 == LEADS * SIDE * SIDE / 2
 
 
 def test_a_perfect_forecast_has_no_error_and_every_event() -> None:

@@ -78,11 +78,14 @@ def test_readers_of_other_sizes_are_not_joined() -> None:
 def written(make_product: Callable[..., Product], tmp_path: Path) -> Callable[..., Settings]:
     """Settings that name a second product, the same but for the changes."""
 
-    def write(**changed: dict[str, Any]) -> Settings:
+    def write(**changed: Any) -> Settings:
         one = make_product().settings
         sections: dict[str, Any] = one.model_dump() | {"product": {"name": "second"}}
         for section, values in changed.items():
-            sections[section] = sections[section] | values
+            if section == "bands":
+                sections["bands"] = [one | {"floor": -1.0} for one in sections["bands"]]
+            else:
+                sections[section] = sections[section] | values
         second = Settings(**sections)
         document.write(second, tmp_path / "second.toml", overwrite=True)
         training = one.training.model_copy(update={"together": (Path("second.toml"),)})
@@ -111,11 +114,12 @@ def alone(settings: Settings) -> Settings:
         ({"samples": {"horizon": 9}}, r"samples\.horizon is 6 here and 9 there"),
         ({"samples": {"context_frames": 3}}, r"samples\.context_frames is 4 here and 3 there"),
         ({"axis": {"cadence": "PT10M"}}, r"axis\.cadence is 0:05:00 here and 0:10:00 there"),
+        ({"bands": "floor"}, "what is forecast on a logarithm or from a floor is"),
         ({"covariates": {"time_of_day": True}}, r"\[covariates\] is"),
     ],
 )
 def test_a_product_of_another_kind_is_refused(
-    written: Callable[..., Settings], changed: dict[str, dict[str, Any]], found: str
+    written: Callable[..., Settings], changed: dict[str, Any], found: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"of tiny and second .*{found}.*take it out of training\.together"):
         partners(written(**changed))
