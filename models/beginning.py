@@ -48,7 +48,8 @@ def begin(settings: Settings, material: Material, kept: Path, registry: Registry
         registry: where the champion is.
 
     Raises:
-        ModelError: a champion is asked for, and there is none, or its network is another.
+        ModelError: a champion is asked for, and there is none, or its network is another, or it has learned from what
+            is to judge this one.
         NotEnoughFramesError: no pixel is known in context and targets.
     """
     if material.card.network.kind == Kind.PIXEL_LSTM:
@@ -77,6 +78,14 @@ def _of_champion(settings: Settings, material: Material, registry: Registry) -> 
             "a warm start begins with the weights of a network of the same shape and pixel size; the champion, version "
             f"{champion.ref.version}, is a {found.network.kind} with pixels of {found.pixel:.4g} m, the configuration "
             f"asks for a {own.network.kind} with pixels of {own.pixel:.4g} m: set training.warm_start = 'none'"
+        )
+        raise ModelError(msg)
+    met = "" if found.seen is None else found.seen.meets(material.split, material.cube.layout.axis)
+    if met:
+        msg = (
+            "a training is judged by what its network has not learned from; the champion, version "
+            f"{champion.ref.version}, has seen a part of {met} (the validation stripe or the fractions have changed "
+            "since): set training.warm_start = 'none'"
         )
         raise ModelError(msg)
     return tuple(np.asarray(one) for one in champion.model.get_weights())

@@ -8,6 +8,7 @@ from functools import partial
 
 from models.networks import NetworkSpec
 from models.prediction import Card
+from models.seen import Seen
 from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
@@ -129,7 +130,8 @@ def basis(settings: Settings, planned: Plan) -> Basis:
     names = tuple(band.name for band in settings.bands)
     digest = covariates_of(settings).digest
     known = network_spec(settings), statistics, settings.samples, settings.motion, names, settings.covariates, digest
-    return Basis(planned, Card(*known, pixel=pixel_size(planned.cube.layout.grid)))
+    layout, seen = planned.cube.layout, Seen.of(planned.split, planned.cube.layout.axis)
+    return Basis(planned, Card(*known, pixel=pixel_size(layout.grid), seen=seen))
 
 
 def _readers(

@@ -12,6 +12,7 @@ from models.assurance import Assurance
 from models.devices import forward
 from models.networks import NetworkSpec
 from models.seasonal import SeasonalCard, SeasonalPredictor
+from models.seen import Seen
 from models.suitability import LAYERS
 from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.forecast import Champion, Normalised, Tiled
@@ -40,6 +41,7 @@ class Card:
         pixel: side of a pixel, metres: what a network learns of scales holds for one size alone; 0: not known.
         assurance: what held-out truths showed of its forecasts; None: nobody looked.
         seasonal: what the weights of a seasonal network mean; None for all others.
+        seen: what it has learned from; None: not known.
     """
 
     network: NetworkSpec
@@ -53,6 +55,7 @@ class Card:
     pixel: float = 0.0
     assurance: Assurance | None = None
     seasonal: SeasonalCard | None = None
+    seen: Seen | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -68,6 +71,7 @@ class Card:
             "pixel": self.pixel,
             "assurance": None if self.assurance is None else self.assurance.to_json(),
             "seasonal": None if self.seasonal is None else self.seasonal.to_json(),
+            "seen": None if self.seen is None else self.seen.to_json(),
         }
 
     @classmethod
@@ -85,6 +89,7 @@ class Card:
             document.get("pixel", 0.0),
             None if document.get("assurance") is None else Assurance.from_json(document["assurance"]),
             None if document.get("seasonal") is None else SeasonalCard.from_json(document["seasonal"]),
+            None if document.get("seen") is None else Seen.from_json(document["seen"]),
         )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,6 +139,27 @@ def test_a_warm_start_refuses_a_network_of_another_shape_or_pixel_size(
         with pytest.raises(ModelError, match=r"of the same shape and pixel size; the champion, version 1"):
             beginning(warm(sky), material, tmp_path / "initial.npz", champion)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_warm_start_refuses_weights_that_know_what_is_to_judge_them(
+    sky: Settings, material: Material, make_network: Networks, tmp_path: Path
+) -> None:
+    own, axis = material.card.seen, material.cube.layout.axis
+    assert own is not None
+    assert own.meets(material.split, axis) == ""
+    last = axis.valid_time(material.cube.size)
+    for seen, part in (
+        (replace(own, area=material.split.validation_area), "validation"),
+        (replace(own, until=last), "test"),
+    ):
+        champion = champion_of(material, make_network, sky, seen=seen)
+        with pytest.raises(ModelError, match=rf"version 1, has seen a part of {part} .*warm_start = 'none'"):
+            beginning(warm(sky), material, tmp_path / "initial.npz", champion)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_network_has_seen_is_known_from_its_card(material: Material) -> None:
+    assert Card.from_json(json.loads(json.dumps(material.card.to_json()))).seen == material.card.seen
 
 
 # --- what held-out truths teach -------------------------------------------------------------------
