@@ -104,6 +104,9 @@ def hindcast(
 ) -> Hindcasted:
     """Ingests, trains and publishes a forecast for init times spread evenly over the test part, truth included.
 
+    Each forecast is verified before the next one, whose intervals follow what is known by its init time, as they do in
+    operation.
+
     Args:
         config: TOML file of the product.
         inits: how many init times at most.
@@ -142,10 +145,12 @@ def _publish(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     from pipeline.forecast import Champion, forecast
     from pipeline.times import stamp
+    from pipeline.verify import verify
 
     times, runs = hindcast_inits(settings, inits), list[str]()
     for time in times:
         runs.append(str(forecast(settings, cast("Champion | None", champion), init=time)))
+        verify(settings)
         if progress is not None:
             progress(len(runs), len(times))
     return tuple(runs), tuple(stamp(time) for time in times)
