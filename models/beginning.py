@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import keras
 import numpy as np
 
 from models.assurance import Assurance
@@ -18,6 +17,7 @@ from models.optimisation import Arrays
 from models.pixels import begin_with, draw_pixels, learn_head
 from models.prediction import Network
 from models.registry import Registry
+from models.seeds import seeded
 from pipeline.baselines import extrapolation
 from pipeline.bounds import valid_ranges
 from pipeline.chips import ChipReader, Chips, chip_size
@@ -98,8 +98,7 @@ def _of_pixels(settings: Settings, material: Material) -> Arrays:
     each = max(1, WATCHING // len(material.validation))
     validation = draw_pixels(network, material.validation, each, seed=0)
     head = learn_head(network, training, validation, seed=spec.seed, statistics=statistics)
-    keras.utils.set_random_seed(spec.seed)
-    model: Any = build(network)
+    model = seeded(spec.seed, lambda: build(network))
     begin_with(model, head)
     return tuple(np.asarray(one) for one in model.get_weights())
 

@@ -99,18 +99,6 @@ def _backend() -> str:
     return backend
 
 
-def deterministic(seed: int) -> None:
-    """From now on the same operations in the same order come to the same bytes; holds for the whole process.
-
-    JAX on a GPU needs ``XLA_FLAGS=--xla_gpu_deterministic_ops=true`` in its environment besides.
-    """
-    keras.utils.set_random_seed(seed)
-    if _backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-
-
 def _check_share(batch: int, devices: int) -> None:
     if batch % devices:
         multiple = -(-batch // devices) * devices

@@ -20,6 +20,7 @@ from models.heads import CascadeHead, PixelScales
 from models.losses import MeanAndQuantiles, loss_of
 from models.networks import EXACT, Kind, NetworkSpec
 from models.prediction import network_inputs
+from models.seeds import deterministic, seeded
 from pipeline.chips import Chips
 from pipeline.errors import NotEnoughFramesError
 from pipeline.normalise import Statistics
@@ -117,22 +118,27 @@ def learn_head(
         statistics: of the forecast bands, for the scale that they are learned on; None: on their own.
         epochs: how often every pixel is seen.
     """
-    keras.utils.set_random_seed(seed)
-    scales = PixelScales(len(spec.bands_out), spec.patch).scales
+    deterministic(seed)
+    model = seeded(seed, lambda: _head_alone(spec, training.seen.shape[-1]))
+    head = model.get_layer("head")
     bands = len(spec.bands_out)
-    units = 0 if spec.kind == Kind.CASCADE else spec.head_units
-    shape: Any = {"dropout": DROPOUT, "levels": spec.quantile_levels, "units": units, "anchored": spec.anchored}
-    head: Any = CascadeHead(bands, spec.horizon, scales, **shape, name="head", **EXACT)
-    inputs = keras.Input((1, 1, training.seen.shape[-1]))
-    model: Any = keras.Model(inputs, head(inputs))
     newest = training.seen[:, :bands]
-    head.cascade.assign(fit_cascade(newest, training.seen[:, bands : bands + scales], training.targets))
-    if units:
+    head.cascade.assign(fit_cascade(newest, training.seen[:, bands : bands + head.scales], training.targets))
+    if head.units:
         head.usual.assign(np.sqrt(np.mean(training.seen**2, axis=0) + LEAST_SQUARE))
         head.cascade.trainable = False
         _train(model, loss_of(spec.quantile_levels, statistics), (training, validation), epochs)
         head.cascade.trainable = True
     return {weight.path.removeprefix("head/"): np.asarray(weight) for weight in head.weights}
+
+
+def _head_alone(spec: NetworkSpec, channels: int) -> Any:
+    bands = len(spec.bands_out)
+    units = 0 if spec.kind == Kind.CASCADE else spec.head_units
+    shape: Any = {"dropout": DROPOUT, "levels": spec.quantile_levels, "units": units, "anchored": spec.anchored}
+    scales = PixelScales(bands, spec.patch).scales
+    inputs = keras.Input((1, 1, channels))
+    return keras.Model(inputs, CascadeHead(bands, spec.horizon, scales, **shape, name="head", **EXACT)(inputs))
 
 
 def _train(model: Any, loss: MeanAndQuantiles, parts: tuple[Pixels, Pixels], epochs: int) -> None:

@@ -23,6 +23,7 @@ from models.seasonal import (
     members,
     network_inputs,
 )
+from models.seeds import seeded
 from pipeline.climatology import YEAR, season_width
 from pipeline.config import Settings
 from pipeline.cube import Cube
@@ -181,8 +182,7 @@ def _trained(series: Series, found: tuple[SeasonalBand, ...], settings: Seasonal
     Kriging's covariance does not know which way time runs, nor do the keys. Without the way back, a series of a year
     and a half hardly ever shows the network a frame of the same season: error .076 instead of .073 on such a one.
     """
-    keras.utils.set_random_seed(settings.seed)
-    model = build_seasonal(settings.units)
+    model = seeded(settings.seed, lambda: build_seasonal(settings.units))
     decay: Any = keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.steps)
     trainer: Any = keras.Model(model.input, model.output["forecast"])  # compiled apart: the model is saved without
     trainer.compile(optimizer=keras.optimizers.AdamW(decay, weight_decay=1e-3), loss=absolute_error)

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.checkpoint import Checkpoints, Fingerprint, State
-from models.devices import Engine, deterministic, engine
+from models.devices import Engine, engine
 from models.losses import MaskedLoss, loss_of
 from models.networks import NetworkSpec, build
 from models.optimisation import Arrays, Optimisation, make_optimizer
 from models.pace import Clock, Pace, Stop
+from models.seeds import deterministic, seeded
 from models.validation import Judge, forecast_alone, inputs_of, skill
 from pipeline.chips import Chips
 from pipeline.errors import Interrupted, ModelError
@@ -147,16 +148,16 @@ def fit(  # noqa: PLR0913 - the others are options, by keyword only
 
 
 def _engine(network: NetworkSpec, spec: TrainingSpec, loss: MaskedLoss, initial: Arrays | None) -> Engine:
-    """An untrained network on its devices."""
+    """A network on its devices, which nothing has been learned by yet, or by ``initial``."""
     deterministic(spec.seed)
+    weights = initial or seeded(spec.seed, lambda: build(network)).get_weights()
     share = {"devices": spec.devices, "batch": spec.batch}
-    return engine(lambda: forecast_alone(_built(network, spec.precision, initial)), make_optimizer, loss, **share)
+    return engine(lambda: forecast_alone(_built(network, spec.precision, weights)), make_optimizer, loss, **share)
 
 
-def _built(network: NetworkSpec, precision: str, initial: Arrays | None) -> Any:
+def _built(network: NetworkSpec, precision: str, weights: Arrays) -> Any:
     model: Any = build(network) if precision == "float32" else build(network, precision)
-    if initial is not None:
-        model.set_weights(initial)
+    model.set_weights(weights)
     return model
 
 

@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import pytest
 
-from models.devices import Engine, choose, deterministic, engine
+from models.devices import Engine, choose, engine
 from models.losses import MaskedMeanSquaredError
 from models.optimisation import make_optimizer
+from models.seeds import deterministic
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

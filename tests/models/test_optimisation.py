@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.devices import deterministic, engine
+from models.devices import engine
 from models.losses import MaskedMeanSquaredError
 from models.optimisation import Average, LossScale, Optimisation, learning_rate, make_optimizer, update_count
+from models.seeds import deterministic
 from pipeline.errors import ModelError
 from pipeline.specs import TrainingSpec
 
