@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import cube_cli, scenes_cli, study_cli, tracking_cli
-from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors, time_of
+from flows import cube_cli, forecast_cli, scenes_cli, study_cli, tracking_cli
+from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors
 
 if TYPE_CHECKING:
     from flows.verbs import Ingested
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="cubecast", help="Satellite and radar GeoTIFF scenes in, georeferenced forecast GeoTIFFs out.", **STYLE
 )
+app.add_typer(forecast_cli.app)
 app.add_typer(cube_cli.app)
 app.add_typer(scenes_cli.app)
 app.add_typer(tracking_cli.app)
@@ -160,29 +161,6 @@ def train(
             console.out().print(line)
         if trained.test:
             console.out().print(console.error_table(trained.test, "Mean absolute error over the test part"))
-
-
-@app.command()
-def forecast(
-    config: ConfigOption,
-    *,
-    init: Annotated[
-        str, typer.Option("--init", help="Init time of a hindcast, UTC, like 2020-04-01T13:10Z. Default: newest scene.")
-    ] = "",
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Publish one forecast run as GeoTIFFs."""
-    from flows import console, verbs
-
-    with errors(debug=debug):
-        done = verbs.forecast(config, init=time_of("--init", init))
-        if json:
-            console.as_json(done)
-            return
-        console.out().print(f"init {done.init}, by {done.model}")
-        for file in done.files:
-            console.out().print(f"  {file}", markup=False)
 
 
 @app.command()
