@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.command import STYLE, DebugOption, JsonOption, errors, time_of
 
+ALONE: dict[str, Any] = {**STYLE, "no_args_is_help": False}
+
 app = typer.Typer(
     name="forecast",
     help="Publish one forecast run as GeoTIFFs; or, with a command, look after published runs.",
-    **STYLE | {"no_args_is_help": False},
+    **ALONE,
 )
 
 

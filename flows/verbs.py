@@ -160,7 +160,7 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
 
     with native_silence():  # the champion's load imports TensorFlow
         network = open_registry(settings).load_champion(settings)
-    champion = None if network is None else network.champion(settings.forecast.tile)
+    champion = None if network is None else network.champion()
     published = read_run(run(settings, champion, init=init))
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from models.prediction import Card, NetworkPredictor
-from pipeline.forecast import crop
 from pipeline.grid import Window, tiles
 from pipeline.lagrangian import align, estimate_trajectories
 from pipeline.predictor import Context
 from pipeline.raster import RasterBand, write_cog
 from pipeline.record import iso
+from pipeline.tiling import crop
 from pipeline.times import from_seconds, minutes, stamp
 
 COORDINATES = "as at the init time: every frame has been moved there along the flow, by its own age"

@@ -1,4 +1,4 @@
-"""A predictor over whole scenes: normalised, in tiles, with lower rungs where it knows nothing; then published."""
+"""One forecast run: what it sees and is made of, its ladder of predictors over the whole scene, and its publication."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.baselines import Ladder, Persistence, extrapolation
+from pipeline.baselines import attempt, fill
 from pipeline.bounds import valid_ranges
 from pipeline.catalog import publish, published_alike
 from pipeline.config import Settings
@@ -19,146 +19,19 @@ from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.drift import Widened, widths
 from pipeline.errors import NotEnoughFramesError
-from pipeline.grid import Window, tiles
-from pipeline.normalise import Statistics
-from pipeline.predictor import Context, Forecast, Predictor
+from pipeline.grid import Window
+from pipeline.matching import with_matched
+from pipeline.pieces import View, follow, plan
+from pipeline.predictor import MEAN, Forecast, Source
 from pipeline.record import ModelRef, Outlet, RunRecord
-from pipeline.samples import Sample, read_context, sample
+from pipeline.rungs import Champion, baselines, forecast_bands
+from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
+from pipeline.specs import MotionSpec
+from pipeline.tiling import Assembly
+from pipeline.trajectories import Trajectories
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
-
-
-@dataclass(frozen=True, slots=True)
-class Normalised:
-    """A predictor that works on standardised values, for contexts in the units of the bands.
-
-    Covariates are standardised from the start and pass unchanged.
-
-    Attributes:
-        inner: the predictor.
-        statistics: of all bands of the context.
-        forecast_bands: which of them the predictor answers for, counted from 0.
-    """
-
-    inner: Predictor
-    statistics: Statistics
-    forecast_bands: tuple[int, ...]
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        scaled = replace(context, values=self.statistics.scale(context.values))
-        said = self.inner.predict(scaled, horizon)
-        values = self.statistics.of_bands(self.forecast_bands).unscale(said.values)
-        return Forecast(values, said.source, said.age, said.quantities)
-
-
-@dataclass(frozen=True, slots=True)
-class Tiled:
-    """A predictor run tile by tile, so that memory does not grow with the scene.
-
-    Each tile sees ``halo`` pixels around it, as far as the predictor can look, so the result equals the one made whole.
-
-    Attributes:
-        inner: the predictor.
-        size: pixels a side, a multiple of ``step``.
-        halo: how far an output pixel can see, in pixels.
-        step: tiles and their halos start at multiples of this, because the predictor works on patches.
-    """
-
-    inner: Predictor
-    size: int
-    halo: int
-    step: int = 1
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        shape = context.grid_shape
-        if shape[0] * shape[1] <= self.size**2:  # no more memory than a tile, and no halo
-            return self.inner.predict(context, horizon)
-        whole: Forecast | None = None
-        margin = _round_up(self.halo, self.step)
-        for window in tiles(shape, _round_up(self.size, self.step)):
-            outer = window.grown(margin, shape)
-            said = self.inner.predict(crop(context, outer), horizon)
-            whole = whole or _blank(said, shape)
-            _place(whole, said, window, outer)
-        assert whole is not None
-        return whole
-
-
-def _round_up(size: int, step: int) -> int:
-    return -(-size // step) * step
-
-
-def crop(context: Context, window: Window) -> Context:
-    """A window of a context."""
-    rows, columns = window.slices
-    return replace(
-        context,
-        values=context.values[:, :, rows, columns],
-        validity=context.validity[:, :, rows, columns],
-        covariates=None if context.covariates is None else context.covariates[:, :, rows, columns],
-    )
-
-
-def _blank(like: Forecast, shape: tuple[int, int]) -> Forecast:
-    batch, lead, quantity, _, _, band = like.values.shape
-    return Forecast(
-        np.full((batch, lead, quantity, *shape, band), np.nan, np.float32),
-        np.zeros((batch, lead, *shape), np.uint8),
-        np.full((batch, lead, *shape), np.nan, np.float32),
-        like.quantities,
-    )
-
-
-def _place(whole: Forecast, part: Forecast, window: Window, outer: Window) -> None:
-    rows, columns = window.slices
-    inner_rows, inner_columns = window.within(outer).slices
-    whole.values[:, :, :, rows, columns] = part.values[:, :, :, inner_rows, inner_columns]
-    whole.source[:, :, rows, columns] = part.source[:, :, inner_rows, inner_columns]
-    whole.age[:, :, rows, columns] = part.age[:, :, inner_rows, inner_columns]
-
-
-@dataclass(frozen=True, slots=True)
-class OfBands:
-    """A predictor of all bands, of which only some are wanted.
-
-    Attributes:
-        inner: the predictor.
-        bands: indices of the wanted bands, counted from 0.
-    """
-
-    inner: Predictor
-    bands: tuple[int, ...]
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        said = self.inner.predict(context, horizon)
-        return Forecast(said.values[..., list(self.bands)], said.source, said.age, said.quantities)
-
-
-@dataclass(frozen=True, slots=True)
-class Untold:
-    """A predictor that gets no covariates: one that asks for none need not have them moved along the flow.
-
-    Attributes:
-        inner: the predictor.
-    """
-
-    inner: Predictor
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        return self.inner.predict(replace(context, covariates=None), horizon)
-
-
-@dataclass(frozen=True, slots=True)
-class Champion:
-    """A predictor for forecast bands on whole grids, and which model it is."""
-
-    predictor: Predictor
-    ref: ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,30 +45,6 @@ class Situation:
 
     cube: Cube
     sample: Sample
-
-
-def forecast_bands(settings: Settings) -> tuple[int, ...]:
-    """Indices of the bands that are forecast, counted from 0."""
-    return tuple(index for index, band in enumerate(settings.bands) if band.forecast)
-
-
-def baselines(settings: Settings, bands: tuple[int, ...] | None = None) -> dict[str, Predictor]:
-    """The references of every score: persistence, and extrapolation filled up by it.
-
-    Args:
-        settings: the product.
-        bands: for which bands, counted from 0; None: those that are forecast.
-    """
-    wanted = forecast_bands(settings) if bands is None else bands
-    still = OfBands(Persistence(), wanted)
-    moved = Untold(OfBands(extrapolation(settings.motion), wanted))
-    return {"persistence": still, "extrapolation": Ladder((moved, still))}
-
-
-def ladder(settings: Settings, champion: Champion | None) -> Predictor:
-    """The champion where it knows something, extrapolation elsewhere, persistence where that fails too."""
-    below = baselines(settings)["extrapolation"]
-    return below if champion is None else Ladder((champion.predictor, below))
 
 
 def choose_init(cube: Cube, init: datetime | None) -> int:
@@ -243,12 +92,44 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
     if there is not None:
         return there
     run, champion = _following(settings, champion, run)
-    horizon = settings.samples.horizon
-    context = read_context(situation.cube, situation.sample, settings.samples)
-    if told is not None:
-        context = told.attach(context, situation.sample.init, horizon)
-    said = ladder(settings, champion).predict(context, horizon)
-    return publish(said, run, outlet(settings), checks={})
+    view = View(situation.cube, situation.sample, settings.samples, told)
+    return publish(make(settings, champion, view), run, outlet(settings), checks={})
+
+
+def make(settings: Settings, champion: Champion | None, view: View) -> Forecast:
+    """The ladder's answer over the whole grid, made in pieces of at most ``forecast.tile`` pixels a side.
+
+    The matched field comes last: it ranks the pixels of the whole grid.
+    """
+    motion = _motion(settings, champion)
+    settings = settings.model_copy(update={"motion": motion})  # every rung moves along the same flow
+    trajectories = follow(view, motion)
+    halo, step = (0, 1) if champion is None else (champion.halo, champion.step)
+    said, surest = Assembly(view.shape), Assembly(view.shape)
+    for piece in plan(view.shape, settings.forecast.tile, halo + trajectories.reach(), step):
+        along = (trajectories.within(piece.outer),)
+        for whole, part in zip((said, surest), _answers(settings, champion, view, piece.outer, along), strict=True):
+            whole.put(part, piece.window, piece.outer)
+    if champion is None or champion.matched is None or MEAN not in said.forecast.quantities:
+        return said.forecast
+    by_network = (said.forecast.source == Source.NETWORK)[..., np.newaxis]
+    reference = np.where(by_network, surest.forecast.of(MEAN), np.float32(np.nan))
+    return with_matched(said.forecast, reference, partly=champion.matched)
+
+
+def _answers(
+    settings: Settings, champion: Champion | None, view: View, window: Window, along: tuple[Trajectories, ...]
+) -> tuple[Forecast, Forecast]:
+    """Of the ladder, and of its rungs below the champion."""
+    seen, horizon = view.context(window), view.spec.horizon
+    below = baselines(settings, trajectories=along)["extrapolation"].predict(seen, horizon)
+    best = None if champion is None else attempt(champion.along(along), seen, horizon)
+    return (below, below) if best is None else (fill(best, below), below)
+
+
+def _motion(settings: Settings, champion: Champion | None) -> MotionSpec:
+    """The champion's way to find it: that is how its training saw the frames."""
+    return settings.motion if champion is None or champion.motion is None else champion.motion
 
 
 def _following(settings: Settings, champion: Champion | None, run: RunRecord) -> tuple[RunRecord, Champion | None]:
@@ -263,7 +144,7 @@ def _following(settings: Settings, champion: Champion | None, run: RunRecord) ->
         return run, champion
     factors = factors.round(3)
     specification = json.loads(run.specification) | {WIDTHS: factors.tolist()}
-    widened = replace(champion, predictor=Widened(champion.predictor, factors, valid_ranges(bands)))
+    widened = replace(champion, still=Widened(champion.still, factors, valid_ranges(bands)))
     return replace(run, specification=json.dumps(specification, sort_keys=True)), widened
 
 
@@ -305,7 +186,7 @@ def _record(settings: Settings, champion: Champion | None, situation: Situation,
     specification: dict[str, Any] = {
         "as_of": None if cube.as_of is None else cube.as_of.isoformat(),
         "samples": settings.samples.model_dump(mode="json"),
-        "motion": settings.motion.model_dump(mode="json"),
+        "motion": _motion(settings, champion).model_dump(mode="json"),
         "tile": settings.forecast.tile,
     }
     if told is not None and told.channels:

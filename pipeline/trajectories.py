@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -64,16 +64,14 @@ class Trajectories:
         whole = self._known[slots]
         return whole[self.window.slices] if self.step == 1 else _grained(_finer(whole, self.window, self.step))
 
-    def reach(self, slots: Iterable[float]) -> int:
-        """The longest way within the times, along x or y, in whole pixels: what lies farther away plays no part."""
-        times = list(slots)
-        self.follow(times)
-        ends = [float(np.abs(self._known[time]).max()) for time in times]
+    def reach(self) -> int:
+        """The longest way of those that were followed, in whole pixels: what lies farther away plays no part."""
+        ends = [float(np.abs(way).max()) for way in self._known.values()]
         return math.ceil(max(ends, default=0.0)) + (1 if any(ends) else 0)  # and the bilinear neighbour
 
 
 def _grained(travelled: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.rint(travelled * np.float32(GRAIN)) / np.float32(GRAIN)
+    return np.asarray(np.rint(travelled * GRAIN) / GRAIN, np.float32)
 
 
 def _finer(coarse: NDArray[np.float32], window: Window, step: int) -> NDArray[np.float32]:
@@ -93,4 +91,4 @@ def _between(field_: NDArray[np.float32], places: NDArray[np.float64], *, axis: 
     below = np.minimum(held.astype(int), max(field_.shape[axis] - 2, 0))
     share = (held - below).astype(np.float32).reshape([-1 if one == axis else 1 for one in range(field_.ndim)])
     above = np.minimum(below + 1, field_.shape[axis] - 1)
-    return field_.take(below, axis) * (1 - share) + field_.take(above, axis) * share
+    return np.asarray(field_.take(below, axis) * (1 - share) + field_.take(above, axis) * share, np.float32)

@@ -17,10 +17,11 @@ from pipeline.coverage import Coverage
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import StoreError
 from pipeline.evaluation import Answer, errors
-from pipeline.forecast import baselines, outlet
+from pipeline.forecast import outlet
 from pipeline.metrics import ErrorRow, ErrorSums
 from pipeline.pairs import Pair, bound_levels, with_interval
 from pipeline.predictor import Context, Forecast
+from pipeline.rungs import baselines
 from pipeline.samples import Sample, read_context
 from pipeline.scorebook import FORECAST, RunScores, Score, load, page, save
 from pipeline.specs import BandSpec

@@ -10,9 +10,9 @@ import pytest
 from models.assurance import Assurance
 from pipeline.baselines import Persistence
 from pipeline.errors import NotEnoughFramesError
-from pipeline.forecast import OfBands
 from pipeline.guard import Contest
 from pipeline.predictor import Context, Forecast, Source
+from pipeline.rungs import OfBands
 
 BANDS, LEADS, SIDE = (1,), 2, 24
 VALID = ((0.0, np.inf),)

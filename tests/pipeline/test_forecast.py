@@ -18,25 +18,14 @@ from pipeline.baselines import Ladder, Persistence
 from pipeline.catalog import read_run
 from pipeline.config import Settings
 from pipeline.errors import NotEnoughFramesError
-from pipeline.forecast import (
-    Champion,
-    Normalised,
-    OfBands,
-    Tiled,
-    Untold,
-    baselines,
-    choose_init,
-    crop,
-    forecast,
-    forecast_bands,
-    ladder,
-    look,
-)
+from pipeline.forecast import choose_init, forecast, look
 from pipeline.grid import Window
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Source
 from pipeline.record import ModelRef
+from pipeline.rungs import Champion, OfBands, Untold, baselines, forecast_bands, ladder
 from pipeline.samples import read_context
+from pipeline.tiling import Normalised, Tiled, crop
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -49,8 +49,11 @@ def test_a_coarse_flow_is_followed_in_pixels_of_the_frame() -> None:
 
 def test_the_reach_bounds_every_way_and_is_nothing_where_nothing_moves() -> None:
     ways: list[NDArray[np.float32]] = list(displacements(swirl(SHAPE), (3, -6)))
-    assert Trajectories.of(swirl(SHAPE)).reach((3, -6)) > max(float(np.abs(way).max()) for way in ways)
-    assert Trajectories.of(Motion.still(SHAPE)).reach((3, -6)) == 0
+    moving, still = Trajectories.of(swirl(SHAPE)), Trajectories.of(Motion.still(SHAPE))
+    for one in (moving, still):
+        one.follow((3, -6))
+    assert moving.reach() > max(float(np.abs(way).max()) for way in ways)
+    assert still.reach() == 0
 
 
 def test_a_flow_of_another_frame_is_refused() -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.errors import StoreError
-from pipeline.forecast import Champion, OfBands, forecast
+from pipeline.forecast import forecast
 from pipeline.predictor import Context, Forecast
 from pipeline.record import ModelRef
+from pipeline.rungs import Champion, OfBands
 from pipeline.specs import BandSpec
 from pipeline.verify import FORECAST, Report, RunScores, Score, tabulate, verify
 
