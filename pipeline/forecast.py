@@ -21,14 +21,15 @@ from pipeline.drift import Widened, widths
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window
 from pipeline.matching import with_matched
-from pipeline.pieces import View, follow, plan
+from pipeline.pieces import View, around, follow, plan
 from pipeline.predictor import MEAN, Forecast, Source
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, baselines, forecast_bands
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
+from pipeline.seams import Certificate, certify
 from pipeline.specs import MotionSpec
-from pipeline.tiling import Assembly
+from pipeline.tiling import Assembly, cut
 from pipeline.trajectories import Trajectories
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
@@ -93,10 +94,11 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         return there
     run, champion = _following(settings, champion, run)
     view = View(situation.cube, situation.sample, settings.samples, told)
-    return publish(make(settings, champion, view), run, outlet(settings), checks={})
+    said, certificate = make(settings, champion, view)
+    return publish(said, run, outlet(settings), certificate.checks())
 
 
-def make(settings: Settings, champion: Champion | None, view: View) -> Forecast:
+def make(settings: Settings, champion: Champion | None, view: View) -> tuple[Forecast, Certificate]:
     """The ladder's answer over the whole grid, made in pieces of at most ``forecast.tile`` pixels a side.
 
     The matched field comes last: it ranks the pixels of the whole grid.
@@ -105,16 +107,31 @@ def make(settings: Settings, champion: Champion | None, view: View) -> Forecast:
     settings = settings.model_copy(update={"motion": motion})  # every rung moves along the same flow
     trajectories = follow(view, motion)
     halo, step = (0, 1) if champion is None else (champion.halo, champion.step)
+    margin = halo + trajectories.reach()
+    pieces = plan(view.shape, settings.forecast.tile, margin, step)
+
+    def answers(outer: Window) -> tuple[Forecast, Forecast]:
+        return _answers(settings, champion, view, outer, (trajectories.within(outer),))
+
+    def again(window: Window) -> Forecast:
+        seen = around(window, margin, view.shape, step)
+        return cut(answers(seen)[0], window.within(seen))
+
     said, surest = Assembly(view.shape), Assembly(view.shape)
-    for piece in plan(view.shape, settings.forecast.tile, halo + trajectories.reach(), step):
-        along = (trajectories.within(piece.outer),)
-        for whole, part in zip((said, surest), _answers(settings, champion, view, piece.outer, along), strict=True):
+    for piece in pieces:
+        for whole, part in zip((said, surest), answers(piece.outer), strict=True):
             whole.put(part, piece.window, piece.outer)
-    if champion is None or champion.matched is None or MEAN not in said.forecast.quantities:
-        return said.forecast
-    by_network = (said.forecast.source == Source.NETWORK)[..., np.newaxis]
-    reference = np.where(by_network, surest.forecast.of(MEAN), np.float32(np.nan))
-    return with_matched(said.forecast, reference, partly=champion.matched)
+    finished = _matched(said.forecast, surest.forecast, champion)
+    return finished, certify(finished, pieces, again)
+
+
+def _matched(said: Forecast, surest: Forecast, champion: Champion | None) -> Forecast:
+    """With the field that has the distribution of the rung below, where the champion spoke."""
+    if champion is None or champion.matched is None or MEAN not in said.quantities:
+        return said
+    by_champion = (said.source == Source.NETWORK)[..., np.newaxis]
+    reference = np.where(by_champion, surest.of(MEAN), np.float32(np.nan))
+    return with_matched(said, reference, partly=champion.matched)
 
 
 def _answers(

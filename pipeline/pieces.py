@@ -90,6 +90,12 @@ def plan(shape: tuple[int, int], size: int, margin: int, step: int = 1) -> list[
     return [Piece(window, _outer(window, size, margin, shape, step)) for window in tiles(shape, size)]
 
 
+def around(window: Window, margin: int, shape: tuple[int, int], step: int) -> Window:
+    """A window with what has to be seen for it; it starts at a multiple of ``step``."""
+    grown = window.grown(margin, shape)
+    return Window(grown.y0 // step * step, grown.y1, grown.x0 // step * step, grown.x1)
+
+
 def _outer(window: Window, size: int, margin: int, shape: tuple[int, int], step: int) -> Window:
     """The window and its margin, always as many pixels, or all there are; it starts at a multiple of ``step``."""
     (y0, y1), (x0, x1) = (

@@ -86,6 +86,13 @@ def crop(context: Context, window: Window) -> Context:
     )
 
 
+def cut(said: Forecast, window: Window) -> Forecast:
+    """A window of a forecast, a view."""
+    rows, columns = window.slices
+    values = said.values[:, :, :, rows, columns]
+    return Forecast(values, said.source[:, :, rows, columns], said.age[:, :, rows, columns], said.quantities)
+
+
 class Assembly:
     """A forecast on a grid of ``shape`` that is put together from windows."""
 
