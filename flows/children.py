@@ -19,6 +19,7 @@ from pipeline.errors import ServiceError
 HOST: Final = "127.0.0.1"
 POLL: Final = 0.25  # seconds
 TAIL: Final = 15  # lines of a log that are shown when its program fails
+LAST_BREATH: Final = 5.0  # seconds
 DIRECT: Final = build_opener(ProxyHandler({}))
 """Opens addresses of this machine; a proxy is for others."""
 
@@ -141,6 +142,8 @@ class Children:
                 process.wait(max(0.0, deadline - time.monotonic()))
             _signal(process.pid, signal.SIGKILL)  # what the service started and did not end is in its group
             process.wait()
+        for process in ending.values():
+            _await_nobody(process.pid)
 
 
 def port_is_free(port: int) -> bool:
@@ -163,6 +166,17 @@ def log_end(service: Service) -> str:
 def _signal(group: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says it with the second
         os.killpg(group, number)
+
+
+def _await_nobody(group: int) -> None:
+    """Until the group is empty: the killed end on their own time, and whoever starts anew needs their ports."""
+    deadline = time.monotonic() + LAST_BREATH
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(0.05)
 
 
 def _answers(url: str) -> bool:

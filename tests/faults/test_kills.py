@@ -59,14 +59,14 @@ for line in sys.stdin:
 # A cube a line: from then on the youngest slots of its newest snapshot, and some others, are read again and again, and
 # what is wrong with them is printed.
 READER = """
-import random, sys, threading, time
+import random, sys, threading
 from pathlib import Path
 from pipeline.cube import open_cube
 from pipeline.errors import StoreError
 from pipeline.store import CubeStore, NoCubeError
 from tests.faults.killing import faults_of
 
-path, reads = None, 0
+path, reads, ended = None, 0, threading.Event()
 
 def read():
     cube = open_cube(CubeStore(path))
@@ -76,8 +76,7 @@ def read():
 
 def watch():
     global reads
-    while True:
-        time.sleep(0.1)
+    while not ended.wait(0.1):
         try:
             if path:
                 read()
@@ -87,9 +86,12 @@ def watch():
         except Exception as error:
             print("fault", type(error).__name__, error, flush=True)
 
-threading.Thread(target=watch, daemon=True).start()
+watcher = threading.Thread(target=watch)
+watcher.start()
 for line in sys.stdin:
     path = Path(line.strip())
+ended.set()
+watcher.join()  # a thread that reads while the interpreter ends would panic in icechunk's
 print("reads", reads, flush=True)
 """
 

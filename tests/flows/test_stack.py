@@ -164,9 +164,10 @@ def terminal(product: Path, free_ports: tuple[int, int]) -> Terminal:
 
 
 def processes() -> dict[int, int]:
-    """Parent of every process."""
-    listing = subprocess.run(("ps", "-eo", "pid=,ppid="), capture_output=True, text=True, check=True).stdout
-    return {int(child): int(parent) for child, parent in (line.split() for line in listing.splitlines())}
+    """Parent of every process that has not ended."""
+    listing = subprocess.run(("ps", "-eo", "pid=,ppid=,stat="), capture_output=True, text=True, check=True).stdout
+    lines = (line.split() for line in listing.splitlines())
+    return {int(child): int(parent) for child, parent, state in lines if not state.startswith("Z")}
 
 
 def descendants(pid: int) -> set[int]:
