@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline import durable
+from pipeline.scorecard import Card
 from pipeline.times import parse_time, stamp
 
 FORECAST = "forecast"  # the published one; the other names are those of the baselines
@@ -57,13 +58,15 @@ class RunScores:
         run_key: which run.
         init: its init time, UTC.
         model: name and version of what made it.
-        scores: of the leads that truth has met.
+        scores: errors at the leads that truth has met.
+        cards: every other score there; none of leads that were scored before cubecast made them.
     """
 
     run_key: str
     init: datetime
     model: str
     scores: tuple[Score, ...]
+    cards: tuple[Card, ...] = ()
 
     def scored_leads(self) -> set[int]:
         """Lead times, in minutes, whose truth has been met."""
@@ -81,13 +84,20 @@ def load(path: Path) -> RunScores | None:
         return None
     document = json.loads(path.read_text(encoding="utf-8"))
     scores = tuple(Score(**score) for score in document["scores"])
-    return RunScores(document["run_key"], parse_time(document["init"]), document["model"], scores)
+    cards = tuple(Card.from_json(card) for card in document.get("cards", ()))
+    return RunScores(document["run_key"], parse_time(document["init"]), document["model"], scores, cards)
 
 
 def save(path: Path, scores: RunScores) -> None:
     """Replaces a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = asdict(scores) | {"init": scores.init.isoformat()}
+    document = {
+        "run_key": scores.run_key,
+        "init": scores.init.isoformat(),
+        "model": scores.model,
+        "scores": [asdict(score) for score in scores.scores],
+        "cards": [card.to_json() for card in scores.cards],
+    }
     durable.replace_text(path, json.dumps(document, indent=1) + "\n")
 
 

@@ -34,6 +34,11 @@ class Sums:
         """Sum of both, which count the same."""
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in self._arrays()})
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, Sums) and self.to_json() == other.to_json()
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - arrays have no hash
+
     def alike(self, other: Self) -> bool:
         """Whether both count the same."""
         return all(getattr(self, name) == getattr(other, name) for name in self.SAME)

@@ -18,8 +18,9 @@ from pipeline.errors import StoreError
 from pipeline.forecast import Champion, OfBands, forecast
 from pipeline.predictor import Context, Forecast
 from pipeline.record import ModelRef
+from pipeline.scorebook import FORECAST, RunScores, Score
 from pipeline.specs import BandSpec
-from pipeline.verify import FORECAST, Report, RunScores, Score, tabulate, verify
+from pipeline.verify import Report, tabulate, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
