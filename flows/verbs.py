@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from models.experiment import Watcher
     from pipeline.doctor import Finding
     from pipeline.metrics import ErrorRow
+    from pipeline.scoretable import ScoreRow
 
 Progress = Callable[[int, int], None]
 
@@ -75,12 +76,14 @@ class Forecasted:
 class Verified:
     """What came of a verification: leads scored now, runs with scores, errors by lead over all of them.
 
+    ``scores``: every score by lead, band and predictor.
     ``lost``: keys of runs that cannot be scored any more, because the snapshot that they saw is gone.
     """
 
     scored: int
     runs: int
     table: tuple[ErrorRow, ...]
+    scores: tuple[ScoreRow, ...]
     lost: tuple[str, ...]
 
 
@@ -224,4 +227,4 @@ def verify(config: Path, *, progress: Progress | None = None) -> Verified:
     from pipeline.verify import verify as run
 
     report = run(load(config), progress=progress)
-    return Verified(report.scored, len(report.runs), tuple(report.table()), report.lost)
+    return Verified(report.scored, len(report.runs), tuple(report.table()), tuple(report.scores()), report.lost)

@@ -117,6 +117,22 @@ def predecessors(published: Sequence[PublishedRun], run: PublishedRun) -> tuple[
     return tuple(newest[init] for init in sorted(newest, reverse=True))
 
 
+def earlier(case: Case, lead: int, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """What the two runs before said of the same valid time, the newer one first, ``(1, y, x, band)`` each.
+
+    Args:
+        case: the run and those before it.
+        lead: minutes.
+        shape: ``(height, width)`` of the grid; a run from before it was changed is left out.
+    """
+    ahead = [(one, (case.run.init - one.init) // MINUTE + lead) for one in case.before]
+    told = [(one, minutes) for one, minutes in ahead if minutes in one.leads and {*case.run.bands} <= {*one.bands}]
+    for one, minutes in told[:2]:
+        said = Layers(one.read(minutes), one.quantities).of(MEDIAN, MEAN)
+        if said.shape[1:3] == shape:
+            yield said[..., [one.bands.index(name) for name in case.run.bands]]
+
+
 def _met(case: Case, due: dict[int, int]) -> Iterator[Met]:
     context = _inputs(case)
     newest = context.validity[0, -1][..., case.places]
@@ -199,17 +215,8 @@ def _cards(case: Case, met: Met) -> Iterator[Card]:
 
 def _revisions(case: Case, met: Met) -> RevisionSums | None:
     """The forecast against the runs before it, on the pixels of its errors; None where it is the first."""
-    earlier = list(_earlier(case, met.minutes))
-    if not earlier:
+    before = list(earlier(case, met.minutes, met.common.shape[1:3]))
+    if not before:
         return None
     known = np.where(np.isfinite(met.common), met.layers[FORECAST].of(MEDIAN, MEAN), np.float32(np.nan))
-    return RevisionSums.of(known, *earlier)
-
-
-def _earlier(case: Case, lead: int) -> Iterator[NDArray[np.float32]]:
-    """What the two runs before said of the same valid time, the newer one first, ``(1, y, x, band)`` each."""
-    ahead = [(one, (case.run.init - one.init) // MINUTE + lead) for one in case.before]
-    told = [(one, minutes) for one, minutes in ahead if minutes in one.leads and {*case.run.bands} <= {*one.bands}]
-    for one, minutes in told[:2]:
-        said = Layers(one.read(minutes), one.quantities).of(MEDIAN, MEAN)
-        yield said[..., [one.bands.index(name) for name in case.run.bands]]
+    return RevisionSums.of(known, *before)
