@@ -176,7 +176,7 @@ def verify(
 
     with errors(debug=debug):
         with console.progress_bar("verifying runs") as progress:
-            done = verbs.verify(config, progress=progress)
+            done = verbs.verify(config, scores=scores or json, progress=progress)
         if json:
             console.as_json(done)
             return

@@ -1,9 +1,13 @@
-"""What is known of each published run's skill, one JSON file a run."""
+"""What is known of each published run's skill: one small JSON file a run of errors, and one of cards beside it.
+
+Every forecast reads the errors of the runs before it; the cards are ten times as long, and only tables of scores need
+them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -58,15 +62,13 @@ class RunScores:
         run_key: which run.
         init: its init time, UTC.
         model: name and version of what made it.
-        scores: errors at the leads that truth has met.
-        cards: every other score there; none of leads that were scored before cubecast made them.
+        scores: of the leads that truth has met.
     """
 
     run_key: str
     init: datetime
     model: str
     scores: tuple[Score, ...]
-    cards: tuple[Card, ...] = ()
 
     def scored_leads(self) -> set[int]:
         """Lead times, in minutes, whose truth has been met."""
@@ -84,23 +86,43 @@ def load(path: Path) -> RunScores | None:
         return None
     document = json.loads(path.read_text(encoding="utf-8"))
     scores = tuple(Score(**score) for score in document["scores"])
-    cards = tuple(Card.from_json(card) for card in document.get("cards", ()))
-    return RunScores(document["run_key"], parse_time(document["init"]), document["model"], scores, cards)
+    return RunScores(document["run_key"], parse_time(document["init"]), document["model"], scores)
 
 
 def save(path: Path, scores: RunScores) -> None:
     """Replaces a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {
-        "run_key": scores.run_key,
-        "init": scores.init.isoformat(),
-        "model": scores.model,
-        "scores": [asdict(score) for score in scores.scores],
-        "cards": [card.to_json() for card in scores.cards],
-    }
+    document = asdict(scores) | {"init": scores.init.isoformat()}
     durable.replace_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def book(folder: Path) -> Iterator[RunScores]:
     """All runs that have been scored, oldest init time first."""
     return (found for path in sorted(folder.glob("*.json")) if (found := load(path)) is not None)
+
+
+def card_page(path: Path) -> Path:
+    """File of a run's cards, by the file of its errors."""
+    return path.parent / "cards" / path.name
+
+
+def load_cards(path: Path, scores: RunScores) -> tuple[Card, ...]:
+    """Cards of a run at the leads that have been scored; none where that was before cubecast made them.
+
+    Args:
+        path: the file of its errors.
+        scores: what that says; cards of other leads are of a verification that died before it wrote the errors.
+    """
+    file = card_page(path)
+    if not file.is_file():
+        return ()
+    cards = (Card.from_json(card) for card in json.loads(file.read_text(encoding="utf-8")))
+    return tuple(card for card in cards if card.lead_minutes in scores.scored_leads())
+
+
+def save_cards(path: Path, cards: Sequence[Card]) -> None:
+    """Replaces the cards of a run, one a line; before its errors, which say that a lead is done."""
+    file = card_page(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(card.to_json()) for card in cards)
+    durable.replace_text(file, f"[\n{lines}\n]\n")

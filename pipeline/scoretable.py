@@ -114,12 +114,14 @@ class Entry:
 Runs = Sequence[Mapping[str, Entry]]  # by predictor
 
 
-def score_rows(scored: Iterable[RunScores], bands: Iterable[BandSpec], wish: VerificationSpec) -> list[ScoreRow]:
+def score_rows(
+    scored: Iterable[tuple[RunScores, Sequence[Card]]], bands: Iterable[BandSpec], wish: VerificationSpec
+) -> list[ScoreRow]:
     """Scores by lead, band and predictor, every pixel counting alike over runs.
 
     Args:
-        scored: runs, oldest first. Where runs were scored at other thresholds, scales or levels than the newest, these
-            scores are of those that were scored alike.
+        scored: errors and cards of each run, oldest first. Where runs were scored at other thresholds, scales or
+            levels than the newest, these scores are of those that were scored alike.
         bands: the forecast bands; others are left out.
         wish: how large values can be.
     """
@@ -133,11 +135,11 @@ def score_rows(scored: Iterable[RunScores], bands: Iterable[BandSpec], wish: Ver
     ]
 
 
-def _grouped(scored: Iterable[RunScores]) -> dict[tuple[int, str], list[dict[str, Entry]]]:
+def _grouped(scored: Iterable[tuple[RunScores, Sequence[Card]]]) -> dict[tuple[int, str], list[dict[str, Entry]]]:
     """Runs by lead and band."""
     grouped: dict[tuple[int, str], list[dict[str, Entry]]] = {}
-    for run in scored:
-        cards = {(card.lead_minutes, card.band, card.predictor): card for card in run.cards}
+    for run, made in scored:
+        cards = {(card.lead_minutes, card.band, card.predictor): card for card in made}
         found: dict[tuple[int, str], dict[str, Entry]] = {}
         for score in run.scores:
             place = (score.lead_minutes, score.band)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import StoreError
 from pipeline.forecast import outlet
 from pipeline.metrics import ErrorRow
-from pipeline.scorebook import RunScores, Score, load, page, save
+from pipeline.scorebook import RunScores, Score, load, load_cards, page, save, save_cards
 from pipeline.scoretable import ScoreRow, score_rows
 from pipeline.scoring import MINUTE, Case, predecessors, score
-from pipeline.specs import BandSpec, VerificationSpec
+from pipeline.specs import BandSpec
+
+NEWEST = 500  # runs of twelve leads make a table of scores in 6 CPU-s
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,6 @@ class Report:
         scored: leads of runs scored now.
         runs: every run with at least one score.
         bands: the forecast bands.
-        wish: by what they are scored.
         lost: keys of runs whose truth has come but whose snapshot of the cube cannot be opened any more (the cube was
             made again, or the snapshot expired): what they saw is gone, they keep the scores that they have.
     """
@@ -45,16 +46,11 @@ class Report:
     scored: int
     runs: tuple[RunScores, ...]
     bands: tuple[BandSpec, ...]
-    wish: VerificationSpec = field(default_factory=VerificationSpec)
     lost: tuple[str, ...] = ()
 
     def table(self) -> list[ErrorRow]:
         """Errors by lead and band, pooled over all runs."""
         return tabulate(self.runs, self.bands)
-
-    def scores(self) -> list[ScoreRow]:
-        """Every score by lead, band and predictor, pooled over all runs."""
-        return score_rows(self.runs, self.bands, self.wish)
 
 
 def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -74,9 +70,15 @@ def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = 
         sum(one.scored for one in checked),
         tuple(one.scores for one in checked if one.scores.scores),
         outlet(settings).bands,
-        settings.verification,
         tuple(one.scores.run_key for one in checked if one.lost),
     )
+
+
+def scores(settings: Settings, report: Report) -> list[ScoreRow]:
+    """Every score by lead, band and predictor, pooled over the :data:`NEWEST` runs that have some."""
+    folder = settings.paths.verification
+    newest = [(run, load_cards(page(folder, run.run_key, run.init), run)) for run in report.runs[-NEWEST:]]
+    return score_rows(newest, report.bands, settings.verification)
 
 
 def _check(settings: Settings, cube: Cube, run: PublishedRun, published: Sequence[PublishedRun]) -> Checked:
@@ -89,8 +91,9 @@ def _check(settings: Settings, cube: Cube, run: PublishedRun, published: Sequenc
     if seen is None:
         return Checked(before, lost=True)
     found = score(Case(settings, cube, run, seen, predecessors(published, run)), due)
-    after = replace(before, scores=(*before.scores, *found.scores), cards=(*before.cards, *found.cards))
-    save(_path(settings, run), after)
+    path, after = _path(settings, run), replace(before, scores=(*before.scores, *found.scores))
+    save_cards(path, (*load_cards(path, before), *found.cards))
+    save(path, after)
     return Checked(after, scored=len(due))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.consistency import RevisionSums
 from pipeline.marking import Layers, mark, mark_quantiles
-from pipeline.scorebook import FORECAST, RunScores, Score, load, save
+from pipeline.scorebook import FORECAST, RunScores, Score, load_cards, save_cards
 from pipeline.scorecard import Card
 from pipeline.scoretable import ScoreRow, score_rows
 from pipeline.specs import BandSpec, VerificationSpec
@@ -22,7 +22,7 @@ WISH = VerificationSpec(thresholds={"sky": (5.0, 5.5)}, scales=(1, 5))
 QUANTITIES = ("mean", "q10", "q50", "q90")
 
 
-def run(error: float, *others: str, wish: VerificationSpec = WISH, seed: int = 0) -> RunScores:
+def run(error: float, *others: str, wish: VerificationSpec = WISH) -> tuple[RunScores, list[Card]]:
     """One run at one lead: our forecast is wrong by ``error`` everywhere, ``others`` by twice that."""
     _, truth = fields()
     wrong = {FORECAST: error} | dict.fromkeys(others, 2 * error)
@@ -33,7 +33,7 @@ def run(error: float, *others: str, wish: VerificationSpec = WISH, seed: int = 0
         said = Layers(values, QUANTITIES) if name == FORECAST else Layers(values[:1], ("mean",))
         card = mark(Card(5, "sky", name), said, truth, SKY, wish)
         cards.append(mark_quantiles(card, said, truth, truth))
-    return RunScores(f"{seed}", INIT, "m", tuple(scores), tuple(cards))
+    return RunScores("key", INIT, "m", tuple(scores)), cards
 
 
 def ours(rows: list[ScoreRow]) -> ScoreRow:
@@ -78,10 +78,9 @@ def test_runs_scored_at_other_thresholds_keep_their_errors_and_leave_the_events_
 
 def test_jumpiness_is_the_revision_over_the_error_of_the_same_runs() -> None:
     forecast, _ = fields()
-    first, second = run(4.0), run(0.5)
+    first, (errors, (card,)) = run(4.0), run(0.5)
     revisions = RevisionSums.of(forecast, forecast + 1).at(0, 0)
-    second = replace(second, cards=(replace(second.cards[0], revisions=revisions),))
-    row = ours(score_rows([first, second], [SKY], WISH))
+    row = ours(score_rows([first, (errors, [replace(card, revisions=revisions)])], [SKY], WISH))
     assert (row.revision, row.jumpiness) == (pytest.approx(1), pytest.approx(2))
     assert row.flip_flop is None
 
@@ -89,12 +88,13 @@ def test_jumpiness_is_the_revision_over_the_error_of_the_same_runs() -> None:
 def test_bands_that_are_not_forecast_any_more_and_errors_without_pixels_are_no_fault() -> None:
     assert score_rows([run(0.5)], [], WISH) == []
     empty = RunScores("1", INIT, "m", (Score(5, "sky", FORECAST, 0, 0.0, 0.0),))
-    row = ours(score_rows([empty], [SKY], WISH))
+    row = ours(score_rows([(empty, [])], [SKY], WISH))
     assert (row.mae, row.rmse, row.psnr, row.skill) == (None, None, None, {})
 
 
-def test_cards_survive_their_file(tmp_path: Path) -> None:
-    one = run(0.5, "persistence")
+def test_cards_survive_their_file_and_those_of_leads_without_errors_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
-    save(path, one)
-    assert load(path) == one
+    errors, cards = run(0.5, "persistence")
+    save_cards(path, [*cards, replace(cards[0], lead_minutes=10)])
+    assert list(load_cards(path, errors)) == cards
+    assert load_cards(tmp_path / "other.json", errors) == ()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,10 +15,10 @@ from pipeline.config import Settings
 from pipeline.forecast import Champion, forecast
 from pipeline.predictor import Context, Forecast, Source
 from pipeline.record import ModelRef
-from pipeline.scorebook import FORECAST, book
+from pipeline.scorebook import FORECAST, book, load_cards, page
 from pipeline.scorecard import Card
 from pipeline.scoring import Case, earlier, predecessors
-from pipeline.verify import verify
+from pipeline.verify import scores, verify
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Product
@@ -61,7 +61,8 @@ def published(settings: Settings, off: float, **options: Any) -> None:
 
 def cards(settings: Settings, lead: int, predictor: str = FORECAST) -> list[Card]:
     """Cards of all runs, as they are kept, oldest init time first."""
-    kept = [card for run in book(settings.paths.verification) for card in run.cards]
+    folder = settings.paths.verification
+    kept = [card for run in book(folder) for card in load_cards(page(folder, run.run_key, run.init), run)]
     return [card for card in kept if (card.lead_minutes, card.predictor) == (lead, predictor)]
 
 
@@ -152,7 +153,7 @@ def test_a_run_is_compared_with_the_two_before_it_for_the_same_valid_time(produc
     assert second.revisions.thrice == 0
     assert float(third.revisions.revision) == pytest.approx(2.5)
     assert float(third.revisions.flip_flop) == pytest.approx(2.5)  # up by 5 and 6, and back by 3 and 2
-    row = next(row for row in verify(longer).scores() if (row.lead_minutes, row.predictor) == (15, FORECAST))
+    row = next(row for row in scores(longer, verify(longer)) if (row.lead_minutes, row.predictor) == (15, FORECAST))
     assert row.revision is None
 
 
@@ -185,14 +186,25 @@ def test_a_record_from_before_the_cards_stays_readable_and_as_it_is(product: Pro
     published(asked, 0.5)
     counting(product, 2)
     verify(asked)
-    (path,) = asked.paths.verification.glob("*.json")
-    document = json.loads(path.read_text())
-    del document["cards"]
-    path.write_text(json.dumps(document))
+    shutil.rmtree(asked.paths.verification / "cards")
     report = verify(asked)
-    assert (report.scored, report.runs[0].cards) == (0, ())
-    row = next(row for row in report.scores() if row.predictor == FORECAST)
+    row = next(row for row in scores(asked, report) if row.predictor == FORECAST)
+    assert report.scored == 0
     assert (row.mae, row.bias, row.events, row.spectrum) == (1, None, (), {})
+
+
+def test_a_verification_that_died_between_its_two_files_is_made_good(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    published(asked, 0.5)
+    counting(product, 2)
+    verify(asked)
+    whole = cards(asked, 5)
+    (path,) = asked.paths.verification.glob("*.json")
+    path.unlink()
+    assert cards(asked, 5) == []
+    assert verify(asked).scored == 1
+    assert cards(asked, 5) == whole
 
 
 def test_climatology_is_a_reference_once_the_cube_reaches_back_a_year(make_product: Callable[..., Product]) -> None:
@@ -213,5 +225,5 @@ def test_climatology_is_a_reference_once_the_cube_reaches_back_a_year(make_produ
     assert [{score.predictor for score in run.scores} for run in (early, late)] == [names, names | {"climatology"}]
     assert {score.pixels for score in late.scores} == {PIXELS}  # a pixel without a past takes persistence
     assert [set(row.mae) for row in report.table() if row.lead_minutes == 14400] == [names]
-    row = next(row for row in report.scores() if (row.lead_minutes, row.predictor) == (14400, FORECAST))
+    row = next(row for row in scores(asked, report) if (row.lead_minutes, row.predictor) == (14400, FORECAST))
     assert (row.runs, set(row.skill)) == (2, {"persistence", "extrapolation", "climatology"})
