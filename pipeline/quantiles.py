@@ -80,8 +80,8 @@ def loss(quantile: NDArray[np.floating], truth: NDArray[np.floating], level: flo
 def crps(mean_loss: NDArray[np.float64], levels: Sequence[float]) -> NDArray[np.float64]:
     """CRPS of a forecast that is known by its quantiles; ``mean_loss`` and result without its last axis, the levels'.
 
-    The CRPS is twice the integral of the quantile loss over all levels (Laio and Tamea 2007, HESS 11, 1267-1277), here by
-    the midpoint rule: each level stands for those nearer to it than to another one, the outer ones for the tails
+    The CRPS is twice the integral of the quantile loss over all levels (Laio and Tamea 2007, HESS 11, 1267-1277), here
+    by the midpoint rule: each level stands for those nearer to it than to another one, the outer ones for the tails
     beyond them as well. With M quantiles at the levels (i - 1/2) / M this is exactly the CRPS of their empirical law,
     and where all quantiles are one value and the levels lie evenly about 1/2 it is the absolute error. With three
     levels it is good for comparing forecasts of the same levels, not as a number of its own.
