@@ -164,13 +164,19 @@ def train(
 
 
 @app.command()
-def verify(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+def verify(
+    config: ConfigOption,
+    *,
+    scores: Annotated[bool, typer.Option("--scores", help="Also print every other score (docs/scores.md).")] = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
     """Score published forecasts whose truth has come."""
-    from flows import console, verbs
+    from flows import console, scoretext, verbs
 
     with errors(debug=debug):
         with console.progress_bar("verifying runs") as progress:
-            done = verbs.verify(config, progress=progress)
+            done = verbs.verify(config, scores=scores or json, progress=progress)
         if json:
             console.as_json(done)
             return
@@ -179,6 +185,8 @@ def verify(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption
             console.out().print(f"{len(done.lost)} run(s) can never be scored: the cube that they saw is gone")
         if done.table:
             console.out().print(console.error_table(done.table, "Mean absolute error of published forecasts"))
+        if scores:
+            scoretext.scores(done.scores)
 
 
 @app.command()

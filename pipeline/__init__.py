@@ -2,7 +2,7 @@
 
 Where to find what; inside a line a module may use those before it, and ``pyproject.toml`` has the whole order:
 
-- words: errors, times, grid, specs, config, quality, record, predictor, bounds, metrics
+- words: errors, times, grid, specs, config, quality, record, predictor, bounds
 - a GeoTIFF, safely: pixels, warp, tiffdirectory, geotiff, readerchild, reader
 - the inbox: ledger, folders, inbox, scene
 - the firewall: solar, survey, firewall, judgement
@@ -13,7 +13,9 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips, together
 - uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
 - slow series: climatology, kriging
-- forecasts: baselines, evaluation, raster, stac, catalog, scorebook, drift, forecast, verify
+- scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, consistency
+- forecasts: baselines, evaluation, raster, stac, catalog, drift, forecast
+- what became of them: usual, scorecard, scorebook, marking, scoring, scoretable, verify
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
 - pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, sheets
 """

@@ -508,6 +508,48 @@ class ForecastSpec(Spec):
     )
 
 
+class VerificationSpec(Spec):
+    """What published forecasts are scored by, beside their errors. Nothing here changes a forecast."""
+
+    thresholds: dict[str, tuple[float, ...]] = Field(
+        default={},
+        description="By band: values in its unit from which something is an event; below which, where it is a "
+        "temperature",
+    )
+    scales: tuple[int, ...] = Field(
+        default=(1, 5, 17), description="Sides of the neighbourhoods in which an event may lie (odd, px)"
+    )
+    spans: dict[str, tuple[float, float]] = Field(
+        default={},
+        description="By band: lowest and highest value that similarity and signal-to-noise ratio are relative to; "
+        "absent: valid_min and valid_max",
+    )
+    structure: bool = Field(
+        default=True, description="Score similarity and spectra (0.1 CPU-s a megapixel, lead, band and predictor)"
+    )
+    climatology_frames: int = Field(
+        default=12,
+        ge=0,
+        description="Frames of the same season and time of day in the climatology that forecasts are held against, "
+        "once the cube reaches back a year; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if any(scale < 1 or scale % 2 == 0 for scale in self.scales):
+            msg = f"scales are odd, so that a neighbourhood has a middle, found {list(self.scales)}"
+            raise ValueError(msg)
+        for band, values in self.thresholds.items():
+            if list(values) != sorted({*values}):
+                msg = f"thresholds rise, found {list(values)} for {band}"
+                raise ValueError(msg)
+        for band, (low, high) in self.spans.items():
+            if not low < high:
+                msg = f"a span goes from a lower value to a higher one, found {[low, high]} for {band}"
+                raise ValueError(msg)
+        return self
+
+
 class TrackingSpec(Spec):
     """Where MLflow keeps the record."""
 
