@@ -23,7 +23,18 @@ from pipeline import durable
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast
 from pipeline.raster import describe, read_dn, read_physical, sha256, write_cog
-from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, grid_facts, iso, lead_tags, run_folder, run_key
+from pipeline.record import (
+    MANIFEST,
+    ModelRef,
+    Outlet,
+    RunRecord,
+    grid_facts,
+    iso,
+    lead_tags,
+    outlet_facts,
+    run_folder,
+    run_key,
+)
 from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
 from pipeline.stac import CATALOGUE, RasterFile, StoredFile, day_catalogue, iso_duration, lead_item
 from pipeline.times import parse_time
@@ -283,6 +294,7 @@ def _manifest(forecast: Forecast, run: RunRecord, outlet: Outlet, leads: list[di
         "scenes": list(run.scenes),
         "specification": json.loads(run.specification),
         "grid": grid_facts(outlet.grid),
+        "outlet": outlet_facts(outlet),
         "quantities": list(forecast.quantities),
         "bands": [band.name for band in outlet.bands],
         "leads": leads,
