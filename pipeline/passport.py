@@ -104,6 +104,11 @@ class Passport:
     remarks: tuple[str, ...] = ()
     verdict: Verdict = Verdict.WHOLE
 
+    @property
+    def good(self) -> bool:
+        """Whether all that was asked for is as it should be."""
+        return self.verdict in {Verdict.EQUAL, Verdict.WHOLE}
+
     def judged(self) -> Passport:
         """With the verdict that follows from the findings."""
         found = {Verdict.DAMAGED: self.faults, Verdict.DIFFERS: self.differences, Verdict.LOST: self.obstacles}

@@ -149,7 +149,7 @@ def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int
     names = [band.name for band in cube.layout.bands]
     bands = tuple(names.index(name) for name in run.bands)
     init = cube.layout.axis.slot(run.init)
-    context = _inputs(settings, run, seen)
+    context = inputs(settings, run, seen)
     said = {name: p.predict(context, max(due.values()) - init) for name, p in baselines(settings, bands).items()}
     scores: list[Score] = []
     for lead, slot in due.items():
@@ -166,7 +166,7 @@ def _score(settings: Settings, cube: Cube, run: PublishedRun, due: dict[int, int
     return scores
 
 
-def _inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
+def inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
     """The very frames that the run saw."""
     used = set(run.scenes)
     slots = sorted({row.slot for row in seen.rows if row.scene.id in used and not row.superseded})
