@@ -12,7 +12,7 @@ from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOpti
 app = typer.Typer(
     name="forecast",
     help="Publish one forecast run as GeoTIFFs; or, with a command, look after published runs.",
-    **STYLE | {"no_args_is_help": False},
+    **{**STYLE, "no_args_is_help": False},
 )
 
 
