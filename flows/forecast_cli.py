@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.command import STYLE, DebugOption, JsonOption, errors, time_of
+from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors, time_of
 
 ALONE: dict[str, Any] = {**STYLE, "no_args_is_help": False}
 
@@ -16,6 +16,11 @@ app = typer.Typer(
     help="Publish one forecast run as GeoTIFFs; or, with a command, look after published runs.",
     **ALONE,
 )
+
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="Init time, run key or path of a run. Default: the newest.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -44,3 +49,69 @@ def forecast(
         console.out().print(f"init {done.init}, by {done.model}")
         for file in done.files:
             console.out().print(f"  {file}", markup=False)
+
+
+@app.command("list")
+def listing(
+    config: ConfigOption,
+    *,
+    count: Annotated[int, typer.Option("--number", "-n", min=1, help="How many.")] = 10,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the newest published runs."""
+    from flows import console, product_report, product_verbs
+
+    with errors(debug=debug):
+        found = product_verbs.listing(config, count)
+        if json:
+            console.as_json({"runs": found})
+        else:
+            console.out().print(product_report.run_table(found))
+
+
+@app.command()
+def show(
+    config: ConfigOption,
+    run: RunArgument = "",
+    *,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Write a picture too: a page as .png or a film as .gif.")
+    ] = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what is known of a run: its leads, who made their pixels, input ages, skill; or draw it."""
+    from flows import console, product_report, product_verbs
+
+    with errors(debug=debug):
+        found = product_verbs.show(config, run)
+        if json:
+            console.as_json(found)
+        else:
+            product_report.run_facts(found)
+        if picture is not None:
+            path = product_verbs.draw(config, run, picture)
+            console.err().print(f"wrote {path}", markup=False)
+
+
+@app.command()
+def verify(
+    config: ConfigOption,
+    run: RunArgument = "",
+    *,
+    hashes: Annotated[bool, typer.Option("--hashes", help="Only check the files.")] = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check a run's files, make its pixels again and compare them; exit code 1 where anything differs."""
+    from flows import console, product_report, product_verbs
+
+    with errors(debug=debug):
+        found = product_verbs.verify(config, run, hashes=hashes)
+        if json:
+            console.as_json(found)
+        else:
+            product_report.passport(found)
+        if not found.good:
+            raise typer.Exit(USER_FAULT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,18 @@ from pipeline import durable
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast
 from pipeline.raster import describe, read_dn, read_physical, sha256, write_cog
-from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, grid_facts, iso, lead_tags, run_folder, run_key
+from pipeline.record import (
+    MANIFEST,
+    ModelRef,
+    Outlet,
+    RunRecord,
+    grid_facts,
+    iso,
+    lead_tags,
+    outlet_facts,
+    run_folder,
+    run_key,
+)
 from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
 from pipeline.stac import CATALOGUE, RasterFile, StoredFile, day_catalogue, iso_duration, lead_item
 from pipeline.times import parse_time
@@ -71,8 +82,12 @@ class PublishedRun:
 
     def source(self, lead: int) -> NDArray[np.uint8]:
         """Which rung of the ladder made each pixel, ``(y, x)``, as :class:`pipeline.predictor.Source` counts them."""
-        path = self.leads[lead]
-        return read_dn(path.with_name(f"{path.stem}-quality.tif"))[0].astype(np.uint8)
+        return read_dn(quality_path(self.leads[lead]))[0].astype(np.uint8)
+
+
+def quality_path(path: Path) -> Path:
+    """The quality file beside the GeoTIFF of a lead."""
+    return path.with_name(f"{path.stem}-quality.tif")
 
 
 def publish(
@@ -152,6 +167,34 @@ def latest(root: Path, product: str) -> PublishedRun | None:
         return read_run(root / product / pointer["path"])
     except (OSError, ValueError, KeyError, PublishError):
         return max(runs(root, product), key=lambda run: run.order, default=None)
+
+
+def find_run(root: Path, product: str, name: str) -> PublishedRun:
+    """The run that is called by its key, its init time or its path.
+
+    Raises:
+        PublishError: there is none, or more than one.
+    """
+    if (Path(name) / MANIFEST).is_file():
+        return read_run(Path(name))
+    with suppress(ValueError):
+        init = parse_time(name)
+        return _one_of([run for run in runs(root, product) if run.init == init], name)
+    return _one_of([run for run in runs(root, product) if run.run_key == name], name)
+
+
+def _one_of(found: list[PublishedRun], name: str) -> PublishedRun:
+    if len(found) == 1:
+        return found[0]
+    if found:
+        keys = ", ".join(run.run_key for run in found)
+        msg = f"a name stands for one run, but {len(found)} are called {name}: say which by its key, {keys}"
+    else:
+        msg = (
+            f"a run is called by its key, its init time (2020-04-01T13:10Z) or its path, but none is called {name}: "
+            "cubecast forecast list names those that are there"
+        )
+    raise PublishError(msg)
 
 
 def read_run(path: Path) -> PublishedRun:
@@ -283,6 +326,7 @@ def _manifest(forecast: Forecast, run: RunRecord, outlet: Outlet, leads: list[di
         "scenes": list(run.scenes),
         "specification": json.loads(run.specification),
         "grid": grid_facts(outlet.grid),
+        "outlet": outlet_facts(outlet),
         "quantities": list(forecast.quantities),
         "bands": [band.name for band in outlet.bands],
         "leads": leads,

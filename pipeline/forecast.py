@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.baselines import attempt, fill
 from pipeline.bounds import valid_ranges
@@ -28,7 +30,7 @@ from pipeline.rungs import Champion, baselines, forecast_bands
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
 from pipeline.seams import Certificate, certify
-from pipeline.specs import MotionSpec
+from pipeline.specs import BandSpec, MotionSpec
 from pipeline.tiling import Assembly, cut
 from pipeline.trajectories import Trajectories
 
@@ -88,7 +90,7 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
     """
     situation = look(settings, open_cube(store_of(settings)), init)
     told = None if champion is None else covariates_of(settings)
-    run = _record(settings, champion, situation, told)
+    run = record(settings, champion, situation, told)
     there = published_alike(run, outlet(settings), but=WIDTHS)
     if there is not None:
         return there
@@ -161,8 +163,12 @@ def _following(settings: Settings, champion: Champion | None, run: RunRecord) ->
         return run, champion
     factors = factors.round(3)
     specification = json.loads(run.specification) | {WIDTHS: factors.tolist()}
-    widened = replace(champion, still=Widened(champion.still, factors, valid_ranges(bands)))
-    return replace(run, specification=json.dumps(specification, sort_keys=True)), widened
+    return replace(run, specification=json.dumps(specification, sort_keys=True)), widened(champion, factors, bands)
+
+
+def widened(champion: Champion, factors: NDArray[np.float64], bands: Sequence[BandSpec]) -> Champion:
+    """The champion with intervals ``factors`` times as wide, ``(lead, band)``."""
+    return replace(champion, still=Widened(champion.still, factors, valid_ranges(bands)))
 
 
 def look(settings: Settings, newest: Cube, init: datetime | None) -> Situation:
@@ -196,7 +202,8 @@ def outlet(settings: Settings) -> Outlet:
     return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution)
 
 
-def _record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:
+def record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:
+    """What a run is made of, apart from what the newest scores ask for."""
     cube, one = situation.cube, situation.sample
     scenes = tuple(scene.id for scene in cube.scenes(one.context))
     model = ModelRef("extrapolation", "1", "extrapolation") if champion is None else champion.ref

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from odc.geo.geobox import GeoBox
+from pydantic import TypeAdapter
 
+from pipeline.grid import geobox
 from pipeline.specs import BandSpec, ProductSpec, Resolution
-from pipeline.times import minutes, stamp
+from pipeline.times import minutes, parse_time, stamp
 
 MANIFEST = "run.json"
 KEY_LENGTH = 12
@@ -131,6 +133,44 @@ def grid_facts(grid: GeoBox) -> dict[str, Any]:
     """A grid as JSON: CRS (WKT), affine transform and ``[height, width]``."""
     crs = None if grid.crs is None else grid.crs.to_wkt()
     return {"crs": crs, "transform": list(grid.transform)[:6], "shape": list(grid.shape)}
+
+
+def outlet_facts(outlet: Outlet) -> dict[str, Any]:
+    """An outlet as JSON, without grid and root."""
+    return {
+        "product": outlet.product.model_dump(mode="json"),
+        "bands": [band.to_json() for band in outlet.bands],
+        "resolution": outlet.resolution,
+    }
+
+
+def outlet_of(manifest: dict[str, Any], root: Path) -> Outlet:
+    """The outlet that a manifest speaks of, by its ``outlet`` and ``grid``.
+
+    Raises:
+        KeyError: the manifest is of an older cubecast, which did not note its outlet.
+    """
+    facts, grid = manifest["outlet"], manifest["grid"]
+    return Outlet(
+        ProductSpec.model_validate(facts["product"]),
+        tuple(BandSpec.model_validate(band) for band in facts["bands"]),
+        geobox(grid["crs"], tuple(grid["transform"]), tuple(grid["shape"])),
+        root,
+        facts["resolution"],
+    )
+
+
+def record_of(manifest: dict[str, Any]) -> RunRecord:
+    """The record that a manifest speaks of."""
+    return RunRecord(
+        init=parse_time(manifest["init"]),
+        cadence=TypeAdapter(timedelta).validate_python(manifest["cadence"]),
+        model=ModelRef(**manifest["model"]),
+        snapshot=manifest["snapshot"],
+        scenes=tuple(manifest["scenes"]),
+        specification=json.dumps(manifest["specification"], sort_keys=True),
+        code_version=manifest["code_version"],
+    )
 
 
 def iso(time: datetime) -> str:

@@ -134,7 +134,7 @@ def earlier(case: Case, lead: int, shape: tuple[int, ...]) -> Iterator[NDArray[n
 
 
 def _met(case: Case, due: dict[int, int]) -> Iterator[Met]:
-    context = _inputs(case)
+    context = inputs(case.settings, case.run, case.seen)
     newest = context.validity[0, -1][..., case.places]
     leads = max(due.values()) - case.init
     said = {name: p.predict(context, leads) for name, p in baselines(case.settings, tuple(case.places)).items()}
@@ -148,12 +148,12 @@ def _met(case: Case, due: dict[int, int]) -> Iterator[Met]:
         yield Met(lead, layers, own, np.where(newest, truth, np.float32(np.nan)), common)
 
 
-def _inputs(case: Case) -> Context:
-    """The very frames that the run saw."""
-    used = set(case.run.scenes)
-    slots = sorted({row.slot for row in case.seen.rows if row.scene.id in used and not row.superseded})
-    spec = case.settings.samples.model_copy(update={"context_frames": len(slots)})
-    return read_context(case.seen, Sample(case.seen.layout.axis.slot(case.run.init), tuple(slots), ()), spec)
+def inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
+    """The very frames that a run saw; ``seen`` is the cube as the run had it."""
+    used = set(run.scenes)
+    slots = sorted({row.slot for row in seen.rows if row.scene.id in used and not row.superseded})
+    spec = settings.samples.model_copy(update={"context_frames": len(slots)})
+    return read_context(seen, Sample(seen.layout.axis.slot(run.init), tuple(slots), ()), spec)
 
 
 def _published(run: PublishedRun, lead: int) -> Forecast:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import re
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -260,6 +261,11 @@ class BandSpec(Spec):
             return float("nan")
         info = np.iinfo(self.dtype)
         return float(info.min if info.min < 0 else info.max)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form; it has no NaN and no infinity: as words, which pydantic reads as numbers."""
+        dumped = self.model_dump(mode="json")
+        return {k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in dumped.items()}
 
 
 class StoreSpec(Spec):

@@ -26,7 +26,7 @@ from pipeline.catalog import PublishedRun, latest, publish, published_alike, rea
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast, Source
 from pipeline.raster import encode, read_dn, sha256
-from pipeline.record import ModelRef, Outlet, RunRecord, run_folder, run_key
+from pipeline.record import ModelRef, Outlet, RunRecord, outlet_of, record_of, run_folder, run_key
 from pipeline.sheets import stored_bands
 from pipeline.specs import INTEGER_TYPES, BandSpec, ProductSpec, Resolution
 
@@ -100,6 +100,18 @@ def test_what_a_run_was_made_of_reads_back(tmp_path: Path) -> None:
     run = read_run(_publish(tmp_path, created=INIT))
     assert (run.init, run.created, run.product, run.model) == (INIT, INIT, "radar", RUN.model)
     assert (run.snapshot, run.scenes, run.run_key) == ("CUBE1", RUN.scenes, run_key(RUN, _outlet(tmp_path)))
+
+
+NAN = float("nan")
+ODD = BandSpec(name="rain", dtype="float32", nodata=NAN, period=timedelta(minutes=5), valid_max=float("inf"))
+
+
+@pytest.mark.parametrize("band", [DBZ, ODD])
+def test_a_manifest_says_all_that_decides_its_run_key(tmp_path: Path, band: BandSpec) -> None:
+    outlet = replace(_outlet(tmp_path, band), resolution="scenes")
+    facts = json.loads((publish(_forecast(), RUN, outlet, {}) / "run.json").read_text())
+    assert record_of(facts) == RUN
+    assert run_key(record_of(facts), outlet_of(facts, tmp_path)) == facts["run_key"]
 
 
 def test_the_manifest_holds_the_checksum_of_every_file(tmp_path: Path) -> None:
