@@ -6,14 +6,15 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - a GeoTIFF, safely: pixels, warp, tiffdirectory, geotiff, readerchild, reader
 - the inbox: ledger, folders, inbox, scene
 - the firewall: solar, survey, firewall, judgement
-- the store: durable, filesystem, repository, chunkio, transaction, store, maintenance
+- the store: durable, filesystem, bucket, repository, chunkio, transaction, store, maintenance
 - the cube: schema, scenetable, compose, cube, export, audit
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
 - samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips, together
 - uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
 - slow series: climatology, kriging
-- forecasts: baselines, evaluation, raster, stac, catalog, scorebook, drift, forecast, verify
+- forecasts: baselines, evaluation, raster, stac, scorebook, drift, forecast, verify
+- published runs: record, sheets, shelf, catalog, publishing, withdrawal, retention
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
-- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, sheets
+- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes
 """

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.bounds import valid_ranges
-from pipeline.catalog import publish, published_alike
+from pipeline.bucket import Bucket
 from pipeline.config import Settings
 from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
@@ -22,6 +22,7 @@ from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window, tiles
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Predictor
+from pipeline.publishing import publish, published_alike
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.samples import Sample, read_context, sample
 from pipeline.scorebook import book
@@ -235,6 +236,7 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         ConfigError: a static covariate cannot be read.
         NotEnoughFramesError: nothing to start from.
         PublishError: the run fails a check.
+        WithdrawnError: the run was withdrawn.
     """
     situation = look(settings, open_cube(store_of(settings)), init)
     told = None if champion is None else covariates_of(settings)
@@ -294,8 +296,9 @@ def _known_then(cube: Cube) -> str:
 def outlet(settings: Settings) -> Outlet:
     """Where and in which form the product's forecasts come out."""
     bands = tuple(settings.bands[index] for index in forecast_bands(settings))
-    grid, folder = settings.grid.geobox(), settings.paths.forecasts
-    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution)
+    grid, folder, store = settings.grid.geobox(), settings.paths.forecasts, settings.forecast.store
+    bucket = Bucket(store.url, store.endpoint, store.region) if store.url else None
+    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution, bucket)
 
 
 def _record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:

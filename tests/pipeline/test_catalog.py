@@ -22,12 +22,14 @@ from hypothesis import strategies as st
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from pipeline.catalog import PublishedRun, latest, publish, published_alike, read_run, runs, sweep
+from pipeline.catalog import PublishedRun, latest, read_run, runs
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast, Source
+from pipeline.publishing import publish, published_alike
 from pipeline.raster import encode, read_dn, sha256
 from pipeline.record import ModelRef, Outlet, RunRecord, run_folder, run_key
 from pipeline.sheets import stored_bands
+from pipeline.shelf import sweep
 from pipeline.specs import INTEGER_TYPES, BandSpec, ProductSpec, Resolution
 
 INIT = datetime(2020, 4, 1, 13, 10, tzinfo=UTC)
