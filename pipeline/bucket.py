@@ -7,12 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import PublishError, ServiceError
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 # What S3 answers where the condition of a put does not hold; the last one where the object is gone meanwhile.
 LOST_RACE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
@@ -52,12 +49,11 @@ class Bucket:
         import rasterio
 
         host = self.endpoint.partition("://")[2]
-        own = {
-            "AWS_S3_ENDPOINT": host,
-            "AWS_HTTPS": "NO" if self.endpoint.startswith("http://") else "YES",
-            "AWS_VIRTUAL_HOSTING": "FALSE",
-        }
-        return rasterio.Env(AWS_REGION=self.region, **own if host else {})
+        options: dict[str, Any] = {"AWS_REGION": self.region}
+        if host:
+            secure = "NO" if self.endpoint.startswith("http://") else "YES"
+            options |= {"AWS_S3_ENDPOINT": host, "AWS_HTTPS": secure, "AWS_VIRTUAL_HOSTING": "FALSE"}
+        return rasterio.Env(**options)
 
 
 Location = Path | Bucket
@@ -70,24 +66,22 @@ class Objects:
     Attributes:
         bucket: the place.
         folder: below it.
-        storage: what knows how to ask there.
+        storage: fsspec's ``S3FileSystem``, which knows how to ask there.
     """
 
     bucket: Bucket
     folder: str
-    storage: AbstractFileSystem
+    storage: Any
 
     @classmethod
     def of(cls, bucket: Bucket, folder: str) -> Objects:
         """The objects of a folder; nothing is asked yet."""
         import fsspec
 
+        # fsspec keeps one of them a thread: to make it takes as long as ten requests.
+        region = {"region_name": bucket.region}
         storage = fsspec.filesystem(
-            "s3",
-            endpoint_url=bucket.endpoint or None,
-            client_kwargs={"region_name": bucket.region},
-            use_listings_cache=False,
-            skip_instance_cache=True,  # a shared one keeps the credentials of its first day
+            "s3", endpoint_url=bucket.endpoint or None, client_kwargs=region, use_listings_cache=False
         )
         return cls(bucket, folder, storage)
 

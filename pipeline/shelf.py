@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -136,18 +136,23 @@ def shelf_at(place: Location, product: str) -> Shelf:
 
 
 def named(shelf: Shelf, text: str) -> list[Entry]:
-    """Runs that a text names: a run key, an init time, or a path that ends in one or both."""
-    parts = [part for part in text.strip().split("/") if part]
-    key = parts.pop() if parts and re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", parts[-1]) else None
-    try:
-        init = parse_time(parts[-1]) if parts else None
-    except ValueError:
-        if key is None:
-            raise
-        init = None
-    days = reversed(shelf.days()) if init is None else [f"{init:%Y/%m/%d}"]
+    """Runs that a text names: a run key, an init time, or a path that ends in one or both.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    *above, last = text.strip().rstrip("/").split("/")
+    key = last if re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", last) else None
+    init = parse_time(last) if key is None else _time(above[-1]) if above else None
+    days = shelf.days() if init is None else [f"{init:%Y/%m/%d}"]
     found = [entry for day in days for entry in shelf.entries(day)]
     return [entry for entry in found if key in {None, entry.key} and init in {None, entry.init}]
+
+
+def _time(text: str) -> datetime | None:
+    with suppress(ValueError):
+        return parse_time(text)
+    return None
 
 
 @contextmanager
