@@ -61,6 +61,7 @@ def tidy(
         dry_run: removes nothing.
     """
     shelf = shelf_at(place, product)
+    leftovers = shelf.sweep(LEFTOVERS, dry_run=True)
     with shelf.alone():
         entries = [entry for day in shelf.days() for entry in shelf.entries(day)]
         doomed = _doomed(shelf, entries, spec, now or datetime.now(UTC))
@@ -71,8 +72,9 @@ def tidy(
                     forget_manifest(shelf, entry)
             for entry in doomed:
                 shelf.drop(entry)
-    paths = tuple((shelf.path / entry.name).as_posix() for entry in doomed)
-    return Tidied(paths, tuple(shelf.sweep(LEFTOVERS, dry_run=dry_run)))
+    if not dry_run:
+        shelf.sweep(LEFTOVERS)
+    return Tidied(tuple((shelf.path / entry.name).as_posix() for entry in doomed), tuple(leftovers))
 
 
 def _set_pin(place: Location, product: str, name: str, text: str | None) -> str:

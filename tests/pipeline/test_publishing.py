@@ -329,7 +329,8 @@ def test_a_full_disk_shows_no_run(tmp_path: Path) -> None:
 def _in_a_process_of_its_own(name: str, root: Path) -> list[Path]:
     """Runs a function of this file in a fresh interpreter: it forks, which a process with TensorFlow must not."""
     script = "import runpy, sys, pathlib; runpy.run_path(sys.argv[1])[sys.argv[2]](pathlib.Path(sys.argv[3]))"
-    subprocess.run([sys.executable, "-c", script, __file__, name, str(root)], check=True, timeout=300, cwd=ROOT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script, __file__, name, str(root)], check=True, timeout=300, env=environment)
     folders = sorted(root.iterdir(), key=lambda folder: int(folder.name))
     assert len(folders) > 1
     return folders

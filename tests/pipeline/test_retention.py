@@ -109,7 +109,7 @@ def test_withdrawn_runs_go_as_published_ones_would(outlet: Outlet, paths: list[P
 def test_a_dry_run_says_what_would_go_and_touches_nothing(outlet: Outlet, paths: list[Path]) -> None:
     said = _tidy(outlet, keep_runs=2, dry_run=True)
     assert len(_left(outlet)) == 5
-    assert said.runs == _tidy(outlet, keep_runs=2).runs
+    assert said == _tidy(outlet, keep_runs=2)
     assert _left(outlet) == paths[3:]
 
 
