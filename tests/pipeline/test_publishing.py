@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,15 +22,16 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from pipeline.bucket import Bucket, Objects
-from pipeline.catalog import latest, read_run
+from pipeline.catalog import find_run, latest, read_run
 from pipeline.errors import PublishError, WithdrawnError
+from pipeline.forecast import forecast, outlet
 from pipeline.predictor import Source
 from pipeline.publishing import publish, published_alike
 from pipeline.raster import encode, read_dn
 from pipeline.record import ModelRef, RunRecord, run_folder, run_key
 from pipeline.sheets import stored_bands
 from pipeline.shelf import shelf_at
-from pipeline.specs import INTEGER_TYPES, BandSpec, ProductSpec, Resolution
+from pipeline.specs import INTEGER_TYPES, BandSpec, ProductSpec, Resolution, StoreSpec
 from pipeline.withdrawal import withdraw
 from tests.pipeline.published import (
     DBZ,
@@ -46,6 +48,9 @@ from tests.pipeline.published import (
     the_latest,
     visible,
 )
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Product
 
 ROOT = Path(__file__).parents[2]
 WIDER = GeoBox((32, 42), GRID.transform, GRID.crs)
@@ -461,3 +466,17 @@ def test_publishers_into_a_bucket_at_the_same_time_lose_nothing(tmp_path: Path, 
     assert s3_bucket.path / PRODUCT / pointer["path"] == paths[0]
     catalogue = json.loads(Objects.of(s3_bucket, PRODUCT).text("2020/04/01/catalog.json") or "")
     assert len(catalogue["links"]) == 6
+
+
+def test_a_product_with_a_bucket_is_forecast_into_it(product: Product, s3_bucket: Bucket) -> None:
+    for slot in range(5):
+        product.scene(slot)
+    product.ingest()
+    store = StoreSpec(url=s3_bucket.url, endpoint=s3_bucket.endpoint)
+    spec = product.settings.forecast.model_copy(update={"store": store})
+    settings = product.settings.model_copy(update={"forecast": spec})
+    path = forecast(settings, None)
+    run = find_run(outlet(settings).place, "tiny", path.as_posix())
+    assert (run.path, run.init) == (path, product.time(4))
+    assert run.read(5).shape == (1, 40, 48, 1)
+    assert forecast(settings, None) == path
