@@ -115,3 +115,101 @@ def verify(
             product_report.passport(found)
         if not found.good:
             raise typer.Exit(USER_FAULT)
+
+
+NamedRun = Annotated[str, typer.Argument(metavar="RUN", help="Key, init time or path of a published run.")]
+
+
+@app.command()
+def withdraw(
+    run: NamedRun,
+    config: ConfigOption,
+    *,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="What is wrong with it, for those who fetched it.")],
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Take a published run back; latest.json moves back, and the run's folder says when and why."""
+    from flows import console, shelf_verbs
+
+    with errors(debug=debug):
+        done = shelf_verbs.withdraw(config, run, reason)
+        if json:
+            console.as_json(done)
+        else:
+            console.out().print(f"{done.run} is withdrawn: {done.reason}", markup=False)
+            console.out().print(f"the latest run is {done.latest or 'none'}", markup=False)
+
+
+@app.command()
+def withdrawn(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List withdrawn runs: when, and why."""
+    from flows import console, shelf_verbs
+
+    with errors(debug=debug):
+        found = shelf_verbs.withdrawn(config)
+        if json:
+            console.as_json({"withdrawn": found})
+            return
+        rows = [
+            (console.time_text(one.init), one.run_key, console.time_text(one.withdrawn), one.reason) for one in found
+        ]
+        console.out().print(console.table(("init", "run", "withdrawn", "reason"), rows))
+
+
+@app.command()
+def restore(run: NamedRun, config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Put a withdrawn run back."""
+    from flows import console, shelf_verbs
+
+    with errors(debug=debug):
+        done = shelf_verbs.restore(config, run)
+        if json:
+            console.as_json(done)
+        else:
+            console.out().print(f"{done.run} is published again; the latest run is {done.latest}", markup=False)
+
+
+@app.command()
+def pin(run: NamedRun, config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Keep a run for ever, whatever forecast.keep_for and forecast.keep_runs say."""
+    _pin(run, config, keep=True, json=json, debug=debug)
+
+
+@app.command()
+def unpin(run: NamedRun, config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Let a run go when its time comes."""
+    _pin(run, config, keep=False, json=json, debug=debug)
+
+
+def _pin(run: str, config: Path, *, keep: bool, json: bool, debug: bool) -> None:
+    from flows import console, shelf_verbs
+
+    with errors(debug=debug):
+        done = shelf_verbs.pin(config, run, keep=keep)
+        if json:
+            console.as_json(done)
+        else:
+            console.out().print(f"{done.run} is {'pinned' if keep else 'not pinned any more'}", markup=False)
+
+
+@app.command()
+def tidy(
+    config: ConfigOption,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Remove runs that forecast.keep_for and forecast.keep_runs keep no longer, and what killed commands left."""
+    from flows import console, shelf_verbs
+
+    with errors(debug=debug):
+        done = shelf_verbs.tidy(config, dry_run=dry_run)
+        if json:
+            console.as_json(done)
+            return
+        verb = "would go" if dry_run else "removed"
+        console.out().print(f"{verb}: {len(done.runs)} run(s), {len(done.leftovers)} leftover(s)")
+        for path in (*done.runs, *done.leftovers):
+            console.out().print(f"  {path}", markup=False)

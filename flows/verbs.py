@@ -157,14 +157,16 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     settings = load(config)
     with native_silence():
         from models.registry import open_registry
-    from pipeline.catalog import read_run
+    from pipeline.catalog import find_run
     from pipeline.forecast import forecast as run
+    from pipeline.forecast import outlet
     from pipeline.times import stamp
 
     with native_silence():  # the champion's load imports TensorFlow
         network = open_registry(settings).load_champion(settings)
     champion = None if network is None else network.champion()
-    published = read_run(run(settings, champion, init=init))
+    path = run(settings, champion, init=init)
+    published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"
     return Forecasted(str(published.path), stamp(published.init), model, files)

@@ -6,7 +6,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - a GeoTIFF, safely: pixels, warp, tiffdirectory, geotiff, readerchild, reader
 - the inbox: ledger, folders, inbox, scene
 - the firewall: solar, survey, firewall, judgement
-- the store: durable, filesystem, repository, chunkio, transaction, store, maintenance
+- the store: durable, filesystem, bucket, repository, chunkio, transaction, store, maintenance
 - the cube: schema, scenetable, compose, cube, export, audit
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
@@ -14,8 +14,10 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
 - slow series: climatology, kriging
 - scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, consistency
-- forecasts: baselines, evaluation, raster, stac, catalog, drift, forecast
+- forecasts: baselines, evaluation, tiling, rungs, pieces, seams, drift, forecast
+- published runs: raster, stac, record, sheets, shelf, catalog, publishing, withdrawal, retention
+- looking at them: shares, passport, viewing, portrait, film
 - what became of them: usual, scorecard, scorebook, marking, scoring, scoretable, verify
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
-- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, sheets
+- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes
 """

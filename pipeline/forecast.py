@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.baselines import attempt, fill
 from pipeline.bounds import valid_ranges
-from pipeline.catalog import publish, published_alike
+from pipeline.bucket import Bucket
 from pipeline.config import Settings
 from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
@@ -25,6 +25,7 @@ from pipeline.grid import Window
 from pipeline.matching import with_matched
 from pipeline.pieces import View, around, follow, plan
 from pipeline.predictor import MEAN, Forecast, Source
+from pipeline.publishing import publish, published_alike
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, baselines, forecast_bands
 from pipeline.samples import Sample, sample
@@ -87,6 +88,7 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         ConfigError: a static covariate cannot be read.
         NotEnoughFramesError: nothing to start from.
         PublishError: the run fails a check.
+        WithdrawnError: the run was withdrawn.
     """
     situation = look(settings, open_cube(store_of(settings)), init)
     told = None if champion is None else covariates_of(settings)
@@ -198,8 +200,9 @@ def _known_then(cube: Cube) -> str:
 def outlet(settings: Settings) -> Outlet:
     """Where and in which form the product's forecasts come out."""
     bands = tuple(settings.bands[index] for index in forecast_bands(settings))
-    grid, folder = settings.grid.geobox(), settings.paths.forecasts
-    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution)
+    grid, folder, store = settings.grid.geobox(), settings.paths.forecasts, settings.forecast.store
+    bucket = Bucket(store.url, store.endpoint, store.region) if store.url else None
+    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution, bucket)
 
 
 def record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:

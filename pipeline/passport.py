@@ -33,6 +33,7 @@ from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, iso, lead_tag
 from pipeline.rungs import Champion
 from pipeline.samples import sample
 from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
+from pipeline.shelf import PINNED
 from pipeline.specs import MotionSpec, SampleSpec
 from pipeline.stac import SHA2_256
 from pipeline.times import parse_time
@@ -126,7 +127,7 @@ def check_files(path: Path) -> Passport:
     """
     manifest = _manifest(path)
     files = [lead[part] for lead in manifest["leads"] for part in ("values", "quality", "item")]
-    known = {MANIFEST, *(file["name"] for file in files)}
+    known = {MANIFEST, PINNED, *(file["name"] for file in files)}
     extra = {one.name for one in path.iterdir() if not one.name.startswith(".")} - known
     faults = [
         *_manifest_faults(manifest),
@@ -134,7 +135,7 @@ def check_files(path: Path) -> Passport:
         *(fault for lead in manifest["leads"] for fault in _item_faults(path, lead)),
         *(Fault(name, "is not in the manifest") for name in sorted(extra)),
     ]
-    return Passport(path, len(known), faults=tuple(faults)).judged()
+    return Passport(path, 1 + len(files), faults=tuple(faults)).judged()
 
 
 def verify(settings: Settings, path: Path, load: Loader) -> Passport:

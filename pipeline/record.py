@@ -12,6 +12,7 @@ from typing import Any
 from odc.geo.geobox import GeoBox
 from pydantic import TypeAdapter
 
+from pipeline.bucket import Bucket, Location
 from pipeline.grid import geobox
 from pipeline.specs import BandSpec, ProductSpec, Resolution
 from pipeline.times import minutes, parse_time, stamp
@@ -95,8 +96,9 @@ class Outlet:
         product: name and terms of use.
         bands: the forecast's bands, in the order of its band axis.
         grid: the forecast's grid.
-        root: folder of published runs.
+        root: folder of this machine where runs are made, and published unless there is a bucket.
         resolution: of the stored values, as the scenes' or finer.
+        bucket: where runs are published instead.
     """
 
     product: ProductSpec
@@ -104,11 +106,17 @@ class Outlet:
     grid: GeoBox
     root: Path
     resolution: Resolution = "fine"
+    bucket: Bucket | None = None
+
+    @property
+    def place(self) -> Location:
+        """Where published runs lie, of all products."""
+        return self.bucket or self.root
 
     @property
     def folder(self) -> Path:
-        """The product's folder."""
-        return self.root / self.product.name
+        """The product's folder; in a bucket, as programs on GDAL name it."""
+        return (self.bucket.path if self.bucket else self.root) / self.product.name
 
 
 def run_key(run: RunRecord, outlet: Outlet) -> str:
@@ -124,9 +132,14 @@ def run_key(run: RunRecord, outlet: Outlet) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
+def run_name(run: RunRecord, outlet: Outlet) -> str:
+    """What the run is called below its product's folder."""
+    return f"{run.init:%Y/%m/%d}/{stamp(run.init)}/{run_key(run, outlet)}"
+
+
 def run_folder(run: RunRecord, outlet: Outlet) -> Path:
     """Where the run is published."""
-    return outlet.folder / f"{run.init:%Y/%m/%d}" / stamp(run.init) / run_key(run, outlet)
+    return outlet.folder / run_name(run, outlet)
 
 
 def grid_facts(grid: GeoBox) -> dict[str, Any]:

@@ -269,7 +269,7 @@ class BandSpec(Spec):
 
 
 class StoreSpec(Spec):
-    """Where the cube lies. Credentials come from the environment (AWS_ACCESS_KEY_ID and so on)."""
+    """Where the cube or the forecasts lie. Credentials come from the environment (AWS_ACCESS_KEY_ID and so on)."""
 
     url: str = Field(
         default="", pattern=r"^(s3://[^/]+/.+)?$", description="s3://bucket/prefix; empty: the workspace's folder"
@@ -511,6 +511,13 @@ class ForecastSpec(Spec):
     resolution: Resolution = Field(
         default="fine",
         description="Steps of the published values where the scenes hold integers: their own, or 16 times as fine",
+    )
+    store: StoreSpec = Field(default=StoreSpec(), description="Where published runs lie, if not in the workspace")
+    keep_for: timedelta | None = Field(
+        default=None, gt=timedelta(0), description="Runs made longer ago than this go (ISO 8601); absent: none"
+    )
+    keep_runs: int | None = Field(
+        default=None, ge=1, description="The newest so many runs stay, older ones go; absent: all stay"
     )
 
 

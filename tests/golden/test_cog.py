@@ -18,10 +18,10 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
-from pipeline.catalog import publish
 from pipeline.ingest import ingest
 from pipeline.inspect import inspect, write
 from pipeline.predictor import Forecast, Source
+from pipeline.publishing import publish
 from pipeline.raster import encode
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.sheets import stored_bands

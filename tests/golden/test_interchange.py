@@ -31,8 +31,8 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from pipeline.catalog import publish
 from pipeline.predictor import Forecast, Source
+from pipeline.publishing import publish
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.specs import BandSpec, ProductSpec
 
