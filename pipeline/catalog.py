@@ -157,7 +157,7 @@ def entries_named(shelf: Shelf, name: str) -> list[Entry]:
     except ValueError:
         msg = (
             f"a run is called by its key (12 digits 0-9a-f), its init time (2020-04-01T13:10Z) or its path, found "
-            f"{name!r}"
+            f"{name!r}: cubecast forecast list names those that are there"
         )
         raise PublishError(msg) from None
 

@@ -94,7 +94,7 @@ def test_show_tells_leads_rungs_ages_and_the_skill_that_truth_has_shown(made: Pa
     assert (first["middle"], first["oldest"]) == (0, 5)  # what clouds hid in the newest frame is from the one before
     errors = first["met"][0]["mae"]
     assert errors["forecast"] == pytest.approx(errors["extrapolation"], rel=1e-3)  # it is one, in steps of 1/16 DN
-    assert found["leads"][-1]["met"] == []  # 05:20 and six slots: 05:50 has not come
+    assert answer("forecast", "show", "-c", made)["leads"][-1]["met"] == []  # nothing after 05:35 has come
     text = cubecast("forecast", "show", "2024-06-01T05:20Z", "-c", made).output
     assert "against the truth that has come" in text
     assert "+0 %" in text
