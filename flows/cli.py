@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import cube_cli, scenes_cli, study_cli, tracking_cli
-from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors, time_of
+from flows import cube_cli, forecast_cli, scenes_cli, study_cli, tracking_cli
+from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors
 
 if TYPE_CHECKING:
     from flows.verbs import Ingested
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="cubecast", help="Satellite and radar GeoTIFF scenes in, georeferenced forecast GeoTIFFs out.", **STYLE
 )
+app.add_typer(forecast_cli.app)
 app.add_typer(cube_cli.app)
 app.add_typer(scenes_cli.app)
 app.add_typer(tracking_cli.app)
@@ -163,36 +164,19 @@ def train(
 
 
 @app.command()
-def forecast(
+def verify(
     config: ConfigOption,
     *,
-    init: Annotated[
-        str, typer.Option("--init", help="Init time of a hindcast, UTC, like 2020-04-01T13:10Z. Default: newest scene.")
-    ] = "",
+    scores: Annotated[bool, typer.Option("--scores", help="Also print every other score (docs/scores.md).")] = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Publish one forecast run as GeoTIFFs."""
-    from flows import console, verbs
-
-    with errors(debug=debug):
-        done = verbs.forecast(config, init=time_of("--init", init))
-        if json:
-            console.as_json(done)
-            return
-        console.out().print(f"init {done.init}, by {done.model}")
-        for file in done.files:
-            console.out().print(f"  {file}", markup=False)
-
-
-@app.command()
-def verify(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption = False) -> None:
     """Score published forecasts whose truth has come."""
-    from flows import console, verbs
+    from flows import console, scoretext, verbs
 
     with errors(debug=debug):
         with console.progress_bar("verifying runs") as progress:
-            done = verbs.verify(config, progress=progress)
+            done = verbs.verify(config, scores=scores or json, progress=progress)
         if json:
             console.as_json(done)
             return
@@ -201,6 +185,8 @@ def verify(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption
             console.out().print(f"{len(done.lost)} run(s) can never be scored: the cube that they saw is gone")
         if done.table:
             console.out().print(console.error_table(done.table, "Mean absolute error of published forecasts"))
+        if scores:
+            scoretext.scores(done.scores)
 
 
 @app.command()

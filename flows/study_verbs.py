@@ -133,7 +133,7 @@ def hindcast(
     registry = open_registry(settings)
     outcome = train(settings, registry, watcher=Watcher(phase=say))
     network = registry.load_champion(settings)
-    champion = None if network is None else network.champion(settings.forecast.tile)
+    champion = None if network is None else network.champion()
     say("publishing forecasts")
     runs, times = _publish(settings, champion, inits, progress)
     model = "extrapolation" if champion is None else f"{champion.ref.name} {champion.ref.version}"
@@ -143,7 +143,8 @@ def hindcast(
 def _publish(
     settings: Settings, champion: object, inits: int, progress: Progress | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    from pipeline.forecast import Champion, forecast
+    from pipeline.forecast import forecast
+    from pipeline.rungs import Champion
     from pipeline.times import stamp
     from pipeline.verify import verify
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from models.experiment import Watcher
     from pipeline.doctor import Finding
     from pipeline.metrics import ErrorRow
+    from pipeline.scoretable import ScoreRow
 
 Progress = Callable[[int, int], None]
 
@@ -75,12 +76,14 @@ class Forecasted:
 class Verified:
     """What came of a verification: leads scored now, runs with scores, errors by lead over all of them.
 
+    ``scores``: every score by lead, band and predictor, where they were asked for.
     ``lost``: keys of runs that cannot be scored any more, because the snapshot that they saw is gone.
     """
 
     scored: int
     runs: int
     table: tuple[ErrorRow, ...]
+    scores: tuple[ScoreRow, ...]
     lost: tuple[str, ...]
 
 
@@ -154,14 +157,16 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     settings = load(config)
     with native_silence():
         from models.registry import open_registry
-    from pipeline.catalog import read_run
+    from pipeline.catalog import find_run
     from pipeline.forecast import forecast as run
+    from pipeline.forecast import outlet
     from pipeline.times import stamp
 
     with native_silence():  # the champion's load imports TensorFlow
         network = open_registry(settings).load_champion(settings)
-    champion = None if network is None else network.champion(settings.forecast.tile)
-    published = read_run(run(settings, champion, init=init))
+    champion = None if network is None else network.champion()
+    path = run(settings, champion, init=init)
+    published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"
     return Forecasted(str(published.path), stamp(published.init), model, files)
@@ -214,14 +219,22 @@ def unseen_inits(config: Path, count: int) -> list[datetime]:
     return [cube.layout.axis.valid_time(one.init) for one in thin(tests, count)]
 
 
-def verify(config: Path, *, progress: Progress | None = None) -> Verified:
+def verify(config: Path, *, scores: bool = False, progress: Progress | None = None) -> Verified:
     """Scores published forecasts whose truth has come.
+
+    Args:
+        config: TOML file of the product.
+        scores: tell every score, not the errors alone.
+        progress: told (done, total) runs.
 
     Raises:
         CubecastError: there is no cube.
     """
     from pipeline.config import load
+    from pipeline.verify import scores as every
     from pipeline.verify import verify as run
 
-    report = run(load(config), progress=progress)
-    return Verified(report.scored, len(report.runs), tuple(report.table()), report.lost)
+    settings = load(config)
+    report = run(settings, progress=progress)
+    rows = tuple(every(settings, report)) if scores else ()
+    return Verified(report.scored, len(report.runs), tuple(report.table()), rows, report.lost)

@@ -12,8 +12,8 @@ from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.cube import Cube
 from pipeline.evaluation import Scores, evaluate
-from pipeline.forecast import baselines, forecast_bands
 from pipeline.metrics import skill
+from pipeline.rungs import baselines, forecast_bands
 from pipeline.samples import Sample, Split, thin
 
 TEST_PIXELS = 8_000_000  # scored after every training: 4 init times of a full Meteosat frame, all of a small product

@@ -13,11 +13,10 @@ from pipeline import calibrating, guard
 from pipeline.baselines import Persistence
 from pipeline.bounds import Bounded
 from pipeline.calibration import Calibrated, Calibration
-from pipeline.forecast import OfBands
 from pipeline.guard import Contest, Guard, Guarded, blended
-from pipeline.matching import Matched
 from pipeline.pairs import Pair, ValidRange, bound_levels
 from pipeline.predictor import Predictor
+from pipeline.rungs import OfBands
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,8 @@ class Assurance:
     def of(self, network: Predictor) -> Predictor:
         """``network`` mended, as it in coordinates that move with the flow, where extrapolation is persistence."""
         still = OfBands(Persistence(), self.bands)
-        mended: Predictor = Bounded(Guarded(network, still, self.guard), self.valid)
-        if self.calibration is not None:
-            mended = Calibrated(mended, self.calibration)
-        return Matched(mended, still, self.matched)
+        mended = Bounded(Guarded(network, still, self.guard), self.valid)
+        return mended if self.calibration is None else Calibrated(mended, self.calibration)
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""

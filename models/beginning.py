@@ -24,9 +24,9 @@ from pipeline.chips import ChipReader, Chips, chip_size
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.errors import ModelError
-from pipeline.forecast import OfBands, Untold, forecast_bands
 from pipeline.guard import Contest
 from pipeline.record import ModelRef
+from pipeline.rungs import OfBands, Untold, forecast_bands
 from pipeline.samples import Sample, SplitMode, read_context, read_targets, thin
 from pipeline.together import JointReader
 

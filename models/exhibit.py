@@ -14,9 +14,10 @@ from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.episode import Episode
 from pipeline.evaluation import Answer
-from pipeline.forecast import forecast_bands, ladder, look
+from pipeline.forecast import look
 from pipeline.picture import write_picture
 from pipeline.predictor import Context
+from pipeline.rungs import forecast_bands, ladder
 from pipeline.samples import Sample, read_context, read_targets
 from pipeline.times import from_seconds, minutes
 

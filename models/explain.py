@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from models.prediction import Card, NetworkPredictor
-from pipeline.forecast import crop
 from pipeline.grid import Window, tiles
-from pipeline.lagrangian import align, estimate_motions
+from pipeline.lagrangian import align, estimate_trajectories
 from pipeline.predictor import Context
 from pipeline.raster import RasterBand, write_cog
 from pipeline.record import iso
+from pipeline.tiling import crop
 from pipeline.times import from_seconds, minutes, stamp
 
 COORDINATES = "as at the init time: every frame has been moved there along the flow, by its own age"
@@ -74,7 +74,7 @@ def attention_maps(predictor: NetworkPredictor, card: Card, context: Context, ti
     if len(context.values) != 1:
         msg = f"attention maps belong to one init time, found a context of {len(context.values)}: ask for one at a time"
         raise ValueError(msg)
-    aligned = align(context, estimate_motions(context, card.motion))
+    aligned = align(context, estimate_trajectories(context, card.motion))
     weights = _weights(predictor, replace(aligned, values=card.statistics.scale(aligned.values)), tile)
     nowhere = weights.sum(axis=1, keepdims=True) == 0
     return AttentionMaps(

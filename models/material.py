@@ -13,11 +13,11 @@ from pipeline.chips import AlignedFrames, ChipReader, Chips, Recipe, chip_size
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
-from pipeline.forecast import forecast_bands
 from pipeline.grid import Window, pixel_size
 from pipeline.interest import measure_interest
 from pipeline.leaks import LeakReport, audit, refuse
 from pipeline.normalise import measure
+from pipeline.rungs import forecast_bands
 from pipeline.samples import Split, SplitMode, split
 from pipeline.specs import BandSpec, TrainingSpec
 from pipeline.stripes import survey

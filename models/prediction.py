@@ -15,12 +15,12 @@ from models.seasonal import SeasonalCard, SeasonalPredictor
 from models.seen import Seen
 from models.suitability import LAYERS
 from pipeline.errors import ModelError, NotEnoughFramesError
-from pipeline.forecast import Champion, Normalised, Tiled
-from pipeline.lagrangian import Advected
 from pipeline.normalise import Statistics
 from pipeline.predictor import Context, Forecast, Predictor, Source
 from pipeline.record import ModelRef
+from pipeline.rungs import Champion
 from pipeline.specs import CovariateSpec, MotionSpec, SampleSpec
+from pipeline.tiling import Normalised, Tiled
 
 Model = Any  # Keras is untyped
 
@@ -215,15 +215,35 @@ class Network:
         """The network itself."""
         return NetworkPredictor(self.model, self.card.network)
 
-    def scaled(self, tile: int) -> Predictor:
-        """The network on whole grids that do not move: contexts in the units of the bands in, its bands out."""
+    def scaled(self, tile: int | None) -> Predictor:
+        """The network on whole grids that do not move: contexts in the units of the bands in, its bands out.
+
+        Args:
+            tile: side of what it looks at at once, in pixels; None: everything that it is given.
+        """
         card = self.card
         if card.seasonal is not None:
-            return Tiled(SeasonalPredictor(self.model, card.seasonal), tile, halo=0)
+            seasonal = SeasonalPredictor(self.model, card.seasonal)
+            return seasonal if tile is None else Tiled(seasonal, tile, halo=0)
         scaled = Normalised(self.bare, card.statistics, card.network.bands_out)
+        if tile is None:
+            return scaled
         return Tiled(scaled, tile, card.network.receptive_radius(), card.network.alignment)
 
-    def champion(self, tile: int) -> Champion:
-        """The network in all its wrappers, in coordinates that move, with what held-out truths have taught."""
-        assured = self.scaled(tile) if self.card.assurance is None else self.card.assurance.of(self.scaled(tile))
-        return Champion(Advected(assured, self.card.motion), self.ref)
+    def champion(self, tile: int | None = None) -> Champion:
+        """The network in all its wrappers, in coordinates that move, with what held-out truths have taught.
+
+        Args:
+            tile: see :meth:`scaled`; None for forecasts that are made piece by piece.
+        """
+        card, scaled = self.card, self.scaled(tile)
+        network, taught = card.network, card.assurance
+        return Champion(
+            scaled if taught is None else taught.of(scaled),
+            self.ref,
+            motion=card.motion,
+            halo=network.receptive_radius(),
+            step=network.alignment,
+            matched=None if taught is None else taught.matched,
+            bands=network.bands_out if taught is None else taught.bands,
+        )

@@ -173,16 +173,36 @@ class Registry:
                 cannot be read.
         """
         version = self.champion_version()
-        if version is None:
-            return None
-        from models.prediction import Network  # Keras and TensorFlow, 13 CPU-seconds: only where there is a champion
+        return None if version is None else self.load_version(settings, version)
+
+    def load_version(self, settings: Settings, version: str) -> Network:
+        """Any version of the product's model, champion or not.
+
+        Raises:
+            ModelError: as :meth:`load_champion`, or there is no such version.
+        """
+        from models.prediction import Network  # Keras and TensorFlow, 13 CPU-seconds: only where there is a model
 
         what = f"{self.model_name} version {version}"
+        if not self._has(version):
+            msg = f"a model is loaded from MLflow at {self.uri}, which has no {what} (any more): restore MLflow's files"
+            raise ModelError(msg)
         with _readable(what):
             card = self._card(version)
         check_fit(card, settings, what)
         with _readable(what):
             return Network(self._model(version), card, ModelRef(self.model_name, version, "network"))
+
+    def _has(self, version: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_model_version(self.model_name, version)
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return False
+            raise
+        return True
 
     def _card(self, version: str) -> Card:
         from models.prediction import Card

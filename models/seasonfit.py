@@ -28,9 +28,9 @@ from pipeline.climatology import YEAR, season_width
 from pipeline.config import Settings
 from pipeline.cube import Cube
 from pipeline.errors import NotEnoughFramesError
-from pipeline.forecast import forecast_bands
 from pipeline.grid import Window, tiles
 from pipeline.kriging import Covariance, Estimate, estimate_covariance, krige
+from pipeline.rungs import forecast_bands
 
 ops: Any = keras.ops  # untyped: pyright takes the results of its functions for None
 DAY_SECONDS = 86400

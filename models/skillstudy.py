@@ -38,13 +38,14 @@ from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.durable import make_folders, replace_text
 from pipeline.errors import NotEnoughFramesError
-from pipeline.forecast import Champion, OfBands, baselines, forecast_bands, ladder
+from pipeline.events import Events, below_counts
 from pipeline.pairs import Pair
 from pipeline.peers import installed, peers
 from pipeline.predictor import Predictor
+from pipeline.rungs import Champion, OfBands, baselines, forecast_bands, ladder
 from pipeline.samples import Sample, read_context, read_targets, thin
 from pipeline.skill import Entry, Skill
-from pipeline.tally import Events, Measures, Tally, below_counts, meet
+from pipeline.tally import Measures, Tally, meet
 from pipeline.times import stamp
 
 SPECIFICATION: Final = "specification.json"

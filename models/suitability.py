@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.errors import ModelError
-from pipeline.forecast import forecast_bands
+from pipeline.rungs import forecast_bands
 from pipeline.specs import CovariateSpec
 
 if TYPE_CHECKING:

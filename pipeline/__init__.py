@@ -2,18 +2,22 @@
 
 Where to find what; inside a line a module may use those before it, and ``pyproject.toml`` has the whole order:
 
-- words: errors, times, grid, specs, config, quality, record, predictor, bounds, metrics
+- words: errors, times, grid, specs, config, quality, record, predictor, bounds
 - a GeoTIFF, safely: pixels, warp, tiffdirectory, geotiff, readerchild, reader
 - the inbox: ledger, folders, inbox, scene
 - the firewall: solar, survey, firewall, judgement
-- the store: durable, filesystem, repository, chunkio, transaction, store, maintenance
+- the store: durable, filesystem, bucket, repository, chunkio, transaction, store, maintenance
 - the cube: schema, scenetable, compose, cube, export, audit
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
 - samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips, together
 - uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
 - slow series: climatology, kriging
-- forecasts: baselines, evaluation, raster, stac, catalog, scorebook, drift, forecast, verify
+- scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, consistency
+- forecasts: baselines, evaluation, tiling, rungs, pieces, seams, drift, forecast
+- published runs: raster, stac, record, sheets, shelf, catalog, publishing, withdrawal, retention
+- looking at them: shares, passport, viewing, portrait, film
+- what became of them: usual, scorecard, scorebook, marking, scoring, scoretable, verify
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
-- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, sheets
+- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes
 """

@@ -69,7 +69,7 @@ class Ladder:
 
     def _answers(self, context: Context, horizon: int) -> Iterator[Forecast]:
         for predictor in self.predictors:
-            answer = _attempt(predictor, context, horizon)
+            answer = attempt(predictor, context, horizon)
             if answer is not None:
                 yield answer
 
@@ -122,7 +122,8 @@ def _offered(rung: Forecast, quantity: str) -> NDArray[np.float32]:
     return np.full_like(rung.values[:, :, 0], np.nan) if standing is None else rung.of(standing)
 
 
-def _attempt(predictor: Predictor, context: Context, horizon: int) -> Forecast | None:
+def attempt(predictor: Predictor, context: Context, horizon: int) -> Forecast | None:
+    """What a predictor says; None where it lacks frames."""
     try:
         return predictor.predict(context, horizon)
     except NotEnoughFramesError:

@@ -1,49 +1,43 @@
-"""Published forecast runs: written aside, checked, and shown whole; found again, oldest first or the latest.
+"""Published runs found again, oldest first, the latest or one by name; what day catalogues and latest.json say of them.
 
-A run is a folder with a manifest (run.json). It gets its name by one rename, after everything in it is on the disk, so
-that a killed publish leaves nothing but a hidden staging folder.
+A run is a folder with a manifest (run.json) that was put there last, and without a withdrawn.json.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import durable
-from pipeline.errors import PublishError
-from pipeline.predictor import Forecast
-from pipeline.raster import describe, read_dn, read_physical, sha256, write_cog
-from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, grid_facts, iso, lead_tags, run_folder, run_key
-from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
-from pipeline.stac import CATALOGUE, RasterFile, StoredFile, day_catalogue, iso_duration, lead_item
+from pipeline.bucket import Bucket, Location
+from pipeline.errors import PublishError, WithdrawnError
+from pipeline.raster import read_dn, read_physical
+from pipeline.record import MANIFEST, ModelRef, iso
+from pipeline.shelf import WITHDRAWN, Entry, Shelf, named, shelf_at
+from pipeline.stac import CATALOGUE, day_catalogue
 from pipeline.times import parse_time
 
 SCHEMA_VERSION = 1
 LATEST = "latest.json"
-STAGING = ".staging-"
-
-Checks = Mapping[str, str | float | bool]
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRun:
-    """A complete run on the disk.
+    """A complete run.
 
     Attributes:
-        path: its folder.
+        path: its folder; in a bucket, as programs on GDAL name it (``/vsis3/...``).
         leads: minutes ahead -> GeoTIFF.
         quantities: names along the quantity axis.
         bands: names along the band axis.
+        bucket: where it lies, if not on this machine.
     """
 
     product: str
@@ -57,6 +51,7 @@ class PublishedRun:
     leads: Mapping[int, Path]
     quantities: tuple[str, ...]
     bands: tuple[str, ...]
+    bucket: Bucket | None = None
 
     @property
     def order(self) -> tuple[datetime, datetime]:
@@ -65,278 +60,248 @@ class PublishedRun:
 
     def read(self, lead: int) -> NDArray[np.float32]:
         """What the run says for ``lead`` minutes ahead: ``(quantity, y, x, band)``, in units of the bands; or NaN."""
-        layers = read_physical(self.leads[lead])
+        with self._reading():
+            layers = read_physical(self.leads[lead])
         split = layers.reshape(len(self.quantities), len(self.bands), *layers.shape[1:])
         return np.moveaxis(split, 1, -1)
 
     def source(self, lead: int) -> NDArray[np.uint8]:
         """Which rung of the ladder made each pixel, ``(y, x)``, as :class:`pipeline.predictor.Source` counts them."""
         path = self.leads[lead]
-        return read_dn(path.with_name(f"{path.stem}-quality.tif"))[0].astype(np.uint8)
+        with self._reading():
+            return read_dn(quality_path(path))[0].astype(np.uint8)
+
+    def _reading(self) -> AbstractContextManager[object]:
+        return self.bucket.reading() if self.bucket else nullcontext()
 
 
-def publish(
-    forecast: Forecast, run: RunRecord, outlet: Outlet, checks: Checks, *, created: datetime | None = None
-) -> Path:
-    """Publishes one run, whole or not at all; the same run again changes nothing.
-
-    Args:
-        forecast: of one init time, on ``outlet.grid``.
-        run: what it was made of.
-        outlet: where and in which form it comes out.
-        checks: what it was checked for; False and numbers that are not finite are failures, texts are remarks.
-        created: when it was made; now, unless given.
-
-    Returns:
-        The run's folder.
-
-    Raises:
-        PublishError: a check failed, a lead is empty or infinite, shapes do not fit, or the disk did not keep a file.
-    """
-    there = published(run, outlet)
-    if there is not None:
-        return there
-    folder = run_folder(run, outlet)
-    _refuse_faults(forecast, run, outlet, checks)
-    with _staging(outlet.root, run_key(run, outlet)) as stage:
-        leads = [_write_lead(stage, forecast, run, outlet, index) for index in range(forecast.values.shape[1])]
-        made = {
-            "created": iso(created or datetime.now(UTC)),
-            "checks": {name: _plain(value) for name, value in checks.items()},
-        }
-        (stage / MANIFEST).write_text(_json(_manifest(forecast, run, outlet, leads) | made), encoding="utf-8")
-        durable.sync_tree(stage)
-        _show(folder, outlet, stage)
-    return folder
+def quality_path(path: Path) -> Path:
+    """The quality file beside the GeoTIFF of a lead."""
+    return path.with_name(f"{path.stem}-quality.tif")
 
 
-def published(run: RunRecord, outlet: Outlet) -> Path | None:
-    """Folder of this very run, if it is there already; completes a publish that died after its rename."""
-    folder = run_folder(run, outlet)
-    if not (folder / MANIFEST).is_file():
-        return None
-    _show(folder, outlet)
-    return folder
-
-
-def published_alike(run: RunRecord, outlet: Outlet, *, but: str) -> Path | None:
-    """Folder of a run that is made of the same, whatever its specification says under ``but``; None where none is."""
-    own = json.loads(run.specification)
-    for path in sorted(run_folder(run, outlet).parent.glob(f"*/{MANIFEST}")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        specification = facts["specification"]
-        then = replace(run, specification=json.dumps(specification, sort_keys=True))
-        same = {name: value for name, value in specification.items() if name != but} == own
-        if same and run_key(then, outlet) == facts["run_key"]:
-            return published(then, outlet)
-    return None
-
-
-def runs(root: Path, product: str) -> Iterator[PublishedRun]:
-    """Every complete run of a product, oldest first.
+def runs(place: Location, product: str) -> Iterator[PublishedRun]:
+    """Every complete run of a product, oldest first; those that go meanwhile are left out.
 
     Raises:
         PublishError: a manifest cannot be read.
     """
-    for day in sorted((root / product).glob("[0-9]*/[0-9]*/[0-9]*")):
-        yield from _runs_of_day(day)
+    shelf = shelf_at(place, product)
+    for day in shelf.days():
+        yield from sorted(_opened(shelf, shelf.entries(day)), key=lambda run: run.order)
 
 
-def latest(root: Path, product: str) -> PublishedRun | None:
+def latest(place: Location, product: str) -> PublishedRun | None:
     """The newest run by (init, created), or None where there is none.
 
     Follows latest.json; where that is missing, or points to a run that is gone, looks through all runs.
     """
+    shelf = shelf_at(place, product)
+    with suppress(ValueError, KeyError, PublishError):
+        run = open_run(shelf, json.loads(shelf.read(LATEST) or "{}")["path"])
+        if run is not None:
+            return run
+    return newest(shelf)
+
+
+def newest(shelf: Shelf) -> PublishedRun | None:
+    """The newest run by (init, created), whatever latest.json says.
+
+    Raises:
+        PublishError: its manifest cannot be read.
+    """
+    for day in reversed(shelf.days()):
+        shown = [entry for entry in shelf.entries(day) if entry.published]
+        for init in sorted({entry.init for entry in shown}, reverse=True):
+            found = list(_opened(shelf, (entry for entry in shown if entry.init == init)))
+            if found:
+                return max(found, key=lambda run: run.order)
+    return None
+
+
+def find_run(place: Location, product: str, name: str) -> PublishedRun:
+    """The run that is called by its key, its init time or its path.
+
+    Raises:
+        PublishError: there is none, or more than one.
+        WithdrawnError: it was withdrawn.
+    """
+    if (Path(name) / MANIFEST).is_file():  # of any product, also a copy
+        return read_run(Path(name))
+    shelf = shelf_at(place, product)
+    run = open_run(shelf, one_of(published_or_withdrawn(shelf, name), name).name)
+    if run is None:
+        msg = f"a run is read while it is there, but {name} went just now: choose another one"
+        raise PublishError(msg)
+    return run
+
+
+def published_or_withdrawn(shelf: Shelf, name: str) -> list[Entry]:
+    """Published runs of that name; where there are none, withdrawn ones.
+
+    Raises:
+        PublishError: the name is none.
+    """
+    found = entries_named(shelf, name)
+    return [entry for entry in found if entry.published] or [entry for entry in found if entry.withdrawn]
+
+
+def entries_named(shelf: Shelf, name: str) -> list[Entry]:
+    """What :func:`pipeline.shelf.named` finds.
+
+    Raises:
+        PublishError: the name is none.
+    """
     try:
-        pointer = json.loads((root / product / LATEST).read_text(encoding="utf-8"))
-        return read_run(root / product / pointer["path"])
-    except (OSError, ValueError, KeyError, PublishError):
-        return max(runs(root, product), key=lambda run: run.order, default=None)
+        return named(shelf, name)
+    except ValueError:
+        msg = (
+            f"a run is called by its key (12 digits 0-9a-f), its init time (2020-04-01T13:10Z) or its path, found "
+            f"{name!r}: cubecast forecast list names those that are there"
+        )
+        raise PublishError(msg) from None
+
+
+def one_of(found: list[Entry], name: str) -> Entry:
+    """The only one.
+
+    Raises:
+        PublishError: there is none, or more than one.
+    """
+    if len(found) == 1:
+        return found[0]
+    if found:
+        keys = ", ".join(entry.key for entry in found)
+        msg = f"a name stands for one run, but {len(found)} are called {name}: say which by its key, {keys}"
+    else:
+        msg = (
+            f"a run is there before anything is done with it, but none is called {name}: cubecast forecast list names "
+            "those that are"
+        )
+    raise PublishError(msg)
 
 
 def read_run(path: Path) -> PublishedRun:
-    """The run in a folder.
+    """The run in a folder of this machine.
 
     Raises:
         PublishError: the folder holds no complete run, or one that this version cannot read.
+        WithdrawnError: it was withdrawn.
     """
+    if (path / WITHDRAWN).is_file():
+        raise _withdrawn(path, (path / WITHDRAWN).read_text(encoding="utf-8"))
     try:
-        facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"a published run has a readable {MANIFEST}, but {path}: {error}. Forecast again, or remove the folder"
-        raise PublishError(msg) from None
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _run_of(path, _facts(path, text))
+
+
+def open_run(shelf: Shelf, name: str) -> PublishedRun | None:
+    """The run of that name on a shelf; None where there is none, or not any more.
+
+    Raises:
+        PublishError: its manifest cannot be read.
+        WithdrawnError: it was withdrawn.
+    """
+    path = shelf.path / name
+    gone = shelf.read(f"{name}/{WITHDRAWN}")
+    if gone is not None:
+        raise _withdrawn(path, gone)
+    text = shelf.read(f"{name}/{MANIFEST}")
+    return None if text is None else _run_of(path, _facts(path, text), shelf.bucket)
+
+
+def manifest(shelf: Shelf, name: str) -> dict[str, Any] | None:
+    """What a run says of itself, published or withdrawn; None where there is none.
+
+    Raises:
+        PublishError: it cannot be read.
+    """
+    gone = shelf.read(f"{name}/{WITHDRAWN}")
+    if gone is not None:
+        return json.loads(gone)["run"]
+    text = shelf.read(f"{name}/{MANIFEST}")
+    return None if text is None else _facts(shelf.path / name, text)
+
+
+def refresh(shelf: Shelf, days: Iterable[str], *, without: frozenset[str] = frozenset()) -> None:
+    """Makes the catalogues of some days, and latest.json, say what is there; the caller keeps other writers out.
+
+    Args:
+        shelf: the product's.
+        days: whose runs have changed.
+        without: names of runs that are about to go.
+    """
+    for day in days:
+        shelf.update(f"{day}/{CATALOGUE}", lambda day=day: _catalogue(shelf, day, without))
+    shelf.update(LATEST, lambda: _pointer(shelf))
+
+
+def as_json(value: dict[str, Any]) -> str:
+    """A document as all files of a run are written."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _opened(shelf: Shelf, entries: Iterable[Entry]) -> Iterator[PublishedRun]:
+    for entry in entries:
+        with suppress(WithdrawnError):  # a moment ago
+            run = open_run(shelf, entry.name) if entry.published else None
+            if run is not None:
+                yield run
+
+
+def _catalogue(shelf: Shelf, day: str, without: frozenset[str]) -> str | None:
+    shown = [entry for entry in shelf.entries(day) if entry.published and entry.name not in without]
+    inside = [f"{entry.name}/{file}".removeprefix(f"{day}/") for entry in shown for file in sorted(entry.files)]
+    items = [path for path in inside if path.rpartition("/")[2].startswith("lead-") and path.endswith(".json")]
+    year, month, number = (int(part) for part in day.split("/"))
+    return as_json(day_catalogue(shelf.product, date(year, month, number), items)) if items else None
+
+
+def _pointer(shelf: Shelf) -> str | None:
+    run = newest(shelf)
+    if run is None:
+        return None
+    pointer = {
+        "schema_version": SCHEMA_VERSION,
+        "product": run.product,
+        "init": iso(run.init),
+        "created": iso(run.created),
+        "run_key": run.run_key,
+        "path": run.path.relative_to(shelf.path).as_posix(),
+    }
+    return as_json(pointer)
+
+
+def _withdrawn(path: Path, text: str) -> WithdrawnError:
+    said = json.loads(text)
+    return WithdrawnError(
+        f"a withdrawn run is neither read nor published again, but {path} was withdrawn {said['withdrawn']}: "
+        f"{said['reason']}. Take another run, or put it back: cubecast forecast restore {path.name}"
+    )
+
+
+def _unreadable(path: Path, why: object) -> PublishError:
+    return PublishError(
+        f"a published run has a readable {MANIFEST}, but {path}: {why}. Forecast again, or remove the folder"
+    )
+
+
+def _facts(path: Path, text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from None
     if facts.get("schema_version") != SCHEMA_VERSION:
         msg = (
             f"{path / MANIFEST} has schema_version {facts.get('schema_version')}, this cubecast reads {SCHEMA_VERSION}"
         )
         raise PublishError(msg)
-    return _run_of(path, facts)
+    return facts
 
 
-def sweep(root: Path, older_than: timedelta) -> list[Path]:
-    """Removes what publishes that died left behind; younger folders may belong to one that still runs.
-
-    Returns:
-        The removed folders.
-    """
-    limit = (datetime.now(UTC) - older_than).timestamp()
-    dead = [folder for folder in sorted(root.glob(f"{STAGING}*")) if folder.stat().st_mtime < limit]
-    for folder in dead:
-        shutil.rmtree(folder)
-    return dead
-
-
-def _refuse_faults(forecast: Forecast, run: RunRecord, outlet: Outlet, checks: Checks) -> None:
-    failed = {name: value for name, value in checks.items() if _is_failure(value)}
-    if failed:
-        found = ", ".join(f"{name} = {value}" for name, value in failed.items())
-        msg = f"a run is published when every check holds, found {found}. Mend the cause and forecast again"
-        raise PublishError(msg)
-    expected = (1, *outlet.grid.shape, len(outlet.bands))
-    shape = forecast.values.shape
-    if (shape[0], *shape[3:]) != expected:
-        msg = (
-            f"a run holds one init time on its product's grid and bands: (batch, y, x, band) = {expected}, "
-            f"found {(shape[0], *shape[3:])}. Publish with the grid and the bands that the forecast was made with"
-        )
-        raise PublishError(msg)
-    _refuse_bad_leads(forecast, run)
-
-
-def _refuse_bad_leads(forecast: Forecast, run: RunRecord) -> None:
-    for index, values in enumerate(forecast.values[0]):
-        name = f"{run.lead(index + 1).minutes} minutes ahead"
-        if np.isnan(values).all():
-            msg = (
-                f"every lead has at least one value, found none {name}. Look at the run's inputs: are they all missing?"
-            )
-            raise PublishError(msg)
-        if np.isinf(values).any():
-            msg = (
-                f"values are finite or NaN, found {int(np.isinf(values).sum())} infinite ones {name}. Look at the model"
-            )
-            raise PublishError(msg)
-
-
-def _is_failure(value: str | float | bool) -> bool:
-    if isinstance(value, str):
-        return False
-    return not value if isinstance(value, bool | np.bool_) else not np.isfinite(value)
-
-
-@contextmanager
-def _staging(root: Path, key: str) -> Iterator[Path]:
-    """A hidden folder on the file system of ``root``, gone at the end unless it got a name."""
-    durable.make_folders(root)
-    # Not tempfile.mkdtemp: its folders are closed to every other user, and would stay so after the rename.
-    stage = root / f"{STAGING}{key}-{uuid4().hex[:8]}"
-    stage.mkdir()
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _write_lead(stage: Path, forecast: Forecast, run: RunRecord, outlet: Outlet, index: int) -> dict[str, Any]:
-    """Writes the three files of the lead at ``index``; returns its part of the manifest."""
-    lead = run.lead(index + 1)
-    tags = lead_tags(run, outlet, lead)
-    shown = value_sheet(forecast, index, stored_bands(outlet.bands, outlet.resolution))
-    values = _write_sheet(stage / f"{lead.name}.tif", shown, outlet, tags)
-    quality = _write_sheet(
-        stage / f"{lead.name}-quality.tif", quality_sheet(forecast, index, run.cadence), outlet, tags
-    )
-    item = stage / f"{lead.name}.json"
-    item.write_text(_json(lead_item(run, outlet, lead, values, quality)), encoding="utf-8")
-    return {
-        "lead_minutes": lead.minutes,
-        "valid_time": iso(lead.valid_time),
-        "values": asdict(values.file),
-        "quality": asdict(quality.file),
-        "item": asdict(_stored(item)),
-    }
-
-
-def _write_sheet(path: Path, sheet: Sheet, outlet: Outlet, tags: Mapping[str, str]) -> RasterFile:
-    """Writes a GeoTIFF and reads every pixel back: a full disk shows up here, not at the reader's."""
-    write_cog(path, sheet.data, outlet.grid, sheet.bands, nodata=sheet.nodata, tags=tags, overviews=sheet.overviews)
-    if not np.array_equal(read_dn(path), sheet.data, equal_nan=sheet.data.dtype.kind == "f"):
-        msg = f"a file reads back as it was written, but {path.name} does not. Look at the disk under {outlet.root}"
-        raise PublishError(msg)
-    return RasterFile(_stored(path), describe(path))
-
-
-def _stored(path: Path) -> StoredFile:
-    return StoredFile(path.name, sha256(path), path.stat().st_size)
-
-
-def _manifest(forecast: Forecast, run: RunRecord, outlet: Outlet, leads: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "product": outlet.product.name,
-        "init": iso(run.init),
-        "run_key": run_key(run, outlet),
-        "cadence": iso_duration(run.cadence),
-        "model": asdict(run.model),
-        "code_version": run.code_version,
-        "snapshot": run.snapshot,
-        "scenes": list(run.scenes),
-        "specification": json.loads(run.specification),
-        "grid": grid_facts(outlet.grid),
-        "quantities": list(forecast.quantities),
-        "bands": [band.name for band in outlet.bands],
-        "leads": leads,
-    }
-
-
-def _show(folder: Path, outlet: Outlet, stage: Path | None = None) -> None:
-    """Gives a staged run its name, where it has none yet, and mentions it in the day's catalogue and in latest.json."""
-    durable.make_folders(outlet.folder)
-    with durable.locked(outlet.folder / ".lock"):
-        if stage is not None and not (folder / MANIFEST).is_file():
-            if folder.exists():  # it lost its manifest: not a run any more
-                folder.rename(outlet.root / f"{STAGING}broken-{uuid4().hex[:8]}")
-            durable.move_folder(stage, folder)
-        _list_day(folder.parent.parent, outlet.product.name)
-        _swap_latest(outlet, read_run(folder))
-
-
-def _list_day(day: Path, product: str) -> None:
-    """Writes the day's catalogue anew from the runs that are there."""
-    year, month, number = (int(part) for part in day.parts[-3:])
-    items = [
-        path.with_suffix(".json").relative_to(day).as_posix()
-        for run in _runs_of_day(day)
-        for path in run.leads.values()
-    ]
-    _replace_if_new(day / CATALOGUE, _json(day_catalogue(product, date(year, month, number), items)))
-
-
-def _swap_latest(outlet: Outlet, run: PublishedRun) -> None:
-    """Points latest.json to ``run``, or leaves it where it points to a newer one."""
-    before = latest(outlet.root, outlet.product.name)
-    newest = run if before is None else max(before, run, key=lambda one: one.order)
-    pointer = {
-        "schema_version": SCHEMA_VERSION,
-        "product": newest.product,
-        "init": iso(newest.init),
-        "created": iso(newest.created),
-        "run_key": newest.run_key,
-        "path": newest.path.relative_to(outlet.folder).as_posix(),
-    }
-    _replace_if_new(outlet.folder / LATEST, _json(pointer))
-
-
-def _replace_if_new(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        durable.replace_text(path, text)
-
-
-def _runs_of_day(day: Path) -> list[PublishedRun]:
-    return sorted((read_run(path.parent) for path in day.glob(f"*/*/{MANIFEST}")), key=lambda run: run.order)
-
-
-def _run_of(path: Path, facts: dict[str, Any]) -> PublishedRun:
+def _run_of(path: Path, facts: dict[str, Any], bucket: Bucket | None = None) -> PublishedRun:
     return PublishedRun(
         product=facts["product"],
         init=parse_time(facts["init"]),
@@ -349,12 +314,5 @@ def _run_of(path: Path, facts: dict[str, Any]) -> PublishedRun:
         leads={lead["lead_minutes"]: path / lead["values"]["name"] for lead in facts["leads"]},
         quantities=tuple(facts["quantities"]),
         bands=tuple(facts["bands"]),
+        bucket=bucket,
     )
-
-
-def _plain(value: str | float | bool) -> str | float | bool:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -29,7 +29,7 @@ from pipeline.durable import locked
 from pipeline.errors import ConfigError, room
 from pipeline.grid import Window
 from pipeline.interest import Interest
-from pipeline.lagrangian import align, align_targets, estimate_motions
+from pipeline.lagrangian import align, align_targets, estimate_trajectories
 from pipeline.normalise import Statistics
 from pipeline.samples import Sample, read_context, read_targets
 from pipeline.specs import MotionSpec, SampleSpec
@@ -178,10 +178,10 @@ class AlignedFrames:
         )
         if self.covariates is not None:
             context = self.covariates.attach(context, one.init, horizon, area=self.area)
-        (motion,) = estimate_motions(context, self.recipe.motion)
-        aligned = align(context, (motion,))
+        (trajectories,) = estimate_trajectories(context, self.recipe.motion)
+        aligned = align(context, (trajectories,))
         truth = read_targets(self.cube, one, self.area).values[..., list(self.recipe.forecast_bands)]
-        targets = align_targets(truth, motion, [slot - one.init for slot in one.targets])
+        targets = align_targets(truth, trajectories, [slot - one.init for slot in one.targets])
         statistics = self.recipe.statistics
         self._save(one, "frames", statistics.scale(aligned.values[0]).astype(np.float16))
         self._save(one, "ages", aligned.ages[0])

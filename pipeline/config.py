@@ -30,6 +30,7 @@ from pipeline.specs import (
     StoreSpec,
     TrackingSpec,
     TrainingSpec,
+    VerificationSpec,
 )
 
 
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     covariates: CovariateSpec = CovariateSpec()
     training: TrainingSpec = TrainingSpec()
     forecast: ForecastSpec = ForecastSpec()
+    verification: VerificationSpec = VerificationSpec()
     tracking: TrackingSpec = TrackingSpec()
     services: ServiceSpec = ServiceSpec()
 
@@ -121,6 +123,15 @@ class Settings(BaseSettings):
         if self.training.chip % self.training.patch:
             msg = f"training.chip is a multiple of training.patch ({self.training.patch}), found {self.training.chip}"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _scores_what_is_forecast(self) -> Self:
+        forecast = [band.name for band in self.bands if band.forecast]
+        for name in (*self.verification.thresholds, *self.verification.spans):
+            if name not in forecast:
+                msg = f"verification.thresholds and .spans name forecast bands, {forecast}, found {name!r}"
+                raise ValueError(msg)
         return self
 
     @classmethod

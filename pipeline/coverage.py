@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.pairs import Pair, ValidRange, limits
 from pipeline.predictor import Forecast, level, quantile_name
+from pipeline.quantiles import crps, loss
+from pipeline.sums import ratio
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,12 +83,12 @@ class Coverage:
     @property
     def closed(self) -> NDArray[np.float64]:
         """Part of the truths in the closed interval, ``(lead, band)``; large by nature where much is at the floor."""
-        return _ratio(self._closed().sum(axis=-1), self.count.sum(axis=-1))
+        return ratio(self._closed().sum(axis=-1), self.count.sum(axis=-1))
 
     @property
     def above_floor(self) -> NDArray[np.float64]:
         """As :attr:`closed` where the upper end is above the floor; still large where the lower end is at the floor."""
-        return _ratio(self._closed()[..., :-1].sum(axis=-1), self.count[..., :-1].sum(axis=-1))
+        return ratio(self._closed()[..., :-1].sum(axis=-1), self.count[..., :-1].sum(axis=-1))
 
     @property
     def randomised(self) -> NDArray[np.float64]:
@@ -110,24 +112,17 @@ class Coverage:
     @property
     def mean_width(self) -> NDArray[np.float64]:
         """Mean width of the interval, ``(lead, band)``, in the unit of the band."""
-        return _ratio(self.width, self.count.sum(axis=-1))
+        return ratio(self.width, self.count.sum(axis=-1))
 
     @property
     def mean_pinball(self) -> NDArray[np.float64]:
         """Mean quantile loss (Koenker and Bassett 1978), ``(lead, band, level)``, in the unit of the band."""
-        return _ratio(self.pinball, self.count.sum(axis=-1)[..., np.newaxis])
+        return ratio(self.pinball, self.count.sum(axis=-1)[..., np.newaxis])
 
     @property
     def crps(self) -> NDArray[np.float64]:
-        """Continuous ranked probability score, ``(lead, band)``, in the unit of the band, approximated from quantiles.
-
-        It is twice the integral of the quantile loss over all levels (Laio and Tamea 2007), here by the midpoint
-        rule: each level stands for those nearer to it than to another one. With three levels it is good for comparing
-        forecasts of the same levels, not as a number of its own.
-        """
-        middles = (np.array(self.levels[1:]) + np.array(self.levels[:-1])) / 2
-        shares = np.diff(np.concatenate([[0.0], middles, [1.0]]))
-        return 2 * (self.mean_pinball * shares).sum(axis=-1)
+        """CRPS, ``(lead, band)``, in the unit of the band; see :func:`pipeline.quantiles.crps`."""
+        return crps(self.mean_pinball, self.levels)
 
     def _closed(self) -> NDArray[np.float64]:
         held = (self.inside + self.floor).astype(np.float64)
@@ -140,7 +135,7 @@ class Coverage:
         return steps[:-1], steps[1:]
 
     def _mass(self) -> NDArray[np.float64]:
-        observed = np.nan_to_num(_ratio(self.floor.astype(np.float64), self.count))
+        observed = np.nan_to_num(ratio(self.floor.astype(np.float64), self.count))
         return np.clip(observed, *self._mass_limits())
 
     def _part(self, mass: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -152,7 +147,7 @@ class Coverage:
 
     def _counting(self, part: NDArray[np.float64]) -> NDArray[np.float64]:
         """Coverage where each truth at the floor counts by this part."""
-        return _ratio((self.inside + part * self.floor).sum(axis=-1), self.count.sum(axis=-1))
+        return ratio((self.inside + part * self.floor).sum(axis=-1), self.count.sum(axis=-1))
 
 
 def quantile_levels(said: Forecast) -> tuple[float, ...]:
@@ -185,7 +180,7 @@ def _sums(
     groups, size = (quantiles <= floor).sum(axis=0), len(levels) + 1
     dry = truth <= floor
     inside = ~dry & (quantiles[0] <= truth) & (truth <= quantiles[-1])
-    rest = [float(_pinball(one, truth, level).sum()) for one, level in zip(quantiles, levels, strict=True)]
+    rest = [float(loss(one, truth, level).sum()) for one, level in zip(quantiles, levels, strict=True)]
     return (
         np.bincount(groups, minlength=size),
         np.bincount(groups[dry], minlength=size),
@@ -193,12 +188,3 @@ def _sums(
         np.asarray((quantiles[-1] - quantiles[0]).sum(dtype=np.float64)),
         np.array(rest),
     )
-
-
-def _pinball(quantile: NDArray[np.float32], truth: NDArray[np.float32], level: float) -> NDArray[np.float64]:
-    error = truth.astype(np.float64) - quantile
-    return np.maximum(level * error, (level - 1) * error)
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) != 0)

@@ -50,6 +50,10 @@ class PublishError(CubecastError):
     """A forecast run fails a check and is not published."""
 
 
+class WithdrawnError(PublishError):
+    """A forecast run was published and then withdrawn."""
+
+
 class ServiceError(CubecastError):
     """A server (Prefect, MLflow, dask) cannot be reached or started."""
 

@@ -146,8 +146,13 @@ def errors(said: Mapping[str, Answer], truth: NDArray[np.float32], newest: NDArr
         truth: ``(lead, y, x, band)``; NaN where missing.
         newest: ``(y, x, band)``, where the newest input is valid.
     """
+    met = counted(said, truth, newest)
+    return {name: answer.sums(met) for name, answer in said.items()}
+
+
+def counted(said: Mapping[str, Answer], truth: NDArray[np.float32], newest: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Truth where it counts for all of several forecasts, NaN elsewhere; arguments as of :func:`errors`."""
     common = np.isfinite(truth) & newest
     for answer in said.values():
         common &= answer.known()
-    met = np.where(common, truth, np.nan)
-    return {name: answer.sums(met) for name, answer in said.items()}
+    return np.where(common, truth, np.float32(np.nan))

@@ -1,8 +1,9 @@
-"""A predictor over whole scenes: normalised, in tiles, with lower rungs where it knows nothing; then published."""
+"""One forecast run: what it sees and is made of, its ladder of predictors over the whole scene, and its publication."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -10,155 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.baselines import Ladder, Persistence, extrapolation
+from pipeline.baselines import attempt, fill
 from pipeline.bounds import valid_ranges
-from pipeline.catalog import publish, published_alike
+from pipeline.bucket import Bucket
 from pipeline.config import Settings
 from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.drift import Widened, widths
 from pipeline.errors import NotEnoughFramesError
-from pipeline.grid import Window, tiles
-from pipeline.normalise import Statistics
-from pipeline.predictor import Context, Forecast, Predictor
+from pipeline.grid import Window
+from pipeline.matching import with_matched
+from pipeline.pieces import View, around, follow, plan
+from pipeline.predictor import MEAN, Forecast, Source
+from pipeline.publishing import publish, published_alike
 from pipeline.record import ModelRef, Outlet, RunRecord
-from pipeline.samples import Sample, read_context, sample
+from pipeline.rungs import Champion, baselines, forecast_bands
+from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
+from pipeline.seams import Certificate, certify
+from pipeline.specs import BandSpec, MotionSpec
+from pipeline.tiling import Assembly, cut
+from pipeline.trajectories import Trajectories
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
-
-
-@dataclass(frozen=True, slots=True)
-class Normalised:
-    """A predictor that works on standardised values, for contexts in the units of the bands.
-
-    Covariates are standardised from the start and pass unchanged.
-
-    Attributes:
-        inner: the predictor.
-        statistics: of all bands of the context.
-        forecast_bands: which of them the predictor answers for, counted from 0.
-    """
-
-    inner: Predictor
-    statistics: Statistics
-    forecast_bands: tuple[int, ...]
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        scaled = replace(context, values=self.statistics.scale(context.values))
-        said = self.inner.predict(scaled, horizon)
-        values = self.statistics.of_bands(self.forecast_bands).unscale(said.values)
-        return Forecast(values, said.source, said.age, said.quantities)
-
-
-@dataclass(frozen=True, slots=True)
-class Tiled:
-    """A predictor run tile by tile, so that memory does not grow with the scene.
-
-    Each tile sees ``halo`` pixels around it, as far as the predictor can look, so the result equals the one made whole.
-
-    Attributes:
-        inner: the predictor.
-        size: pixels a side, a multiple of ``step``.
-        halo: how far an output pixel can see, in pixels.
-        step: tiles and their halos start at multiples of this, because the predictor works on patches.
-    """
-
-    inner: Predictor
-    size: int
-    halo: int
-    step: int = 1
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        shape = context.grid_shape
-        if shape[0] * shape[1] <= self.size**2:  # no more memory than a tile, and no halo
-            return self.inner.predict(context, horizon)
-        whole: Forecast | None = None
-        margin = _round_up(self.halo, self.step)
-        for window in tiles(shape, _round_up(self.size, self.step)):
-            outer = window.grown(margin, shape)
-            said = self.inner.predict(crop(context, outer), horizon)
-            whole = whole or _blank(said, shape)
-            _place(whole, said, window, outer)
-        assert whole is not None
-        return whole
-
-
-def _round_up(size: int, step: int) -> int:
-    return -(-size // step) * step
-
-
-def crop(context: Context, window: Window) -> Context:
-    """A window of a context."""
-    rows, columns = window.slices
-    return replace(
-        context,
-        values=context.values[:, :, rows, columns],
-        validity=context.validity[:, :, rows, columns],
-        covariates=None if context.covariates is None else context.covariates[:, :, rows, columns],
-    )
-
-
-def _blank(like: Forecast, shape: tuple[int, int]) -> Forecast:
-    batch, lead, quantity, _, _, band = like.values.shape
-    return Forecast(
-        np.full((batch, lead, quantity, *shape, band), np.nan, np.float32),
-        np.zeros((batch, lead, *shape), np.uint8),
-        np.full((batch, lead, *shape), np.nan, np.float32),
-        like.quantities,
-    )
-
-
-def _place(whole: Forecast, part: Forecast, window: Window, outer: Window) -> None:
-    rows, columns = window.slices
-    inner_rows, inner_columns = window.within(outer).slices
-    whole.values[:, :, :, rows, columns] = part.values[:, :, :, inner_rows, inner_columns]
-    whole.source[:, :, rows, columns] = part.source[:, :, inner_rows, inner_columns]
-    whole.age[:, :, rows, columns] = part.age[:, :, inner_rows, inner_columns]
-
-
-@dataclass(frozen=True, slots=True)
-class OfBands:
-    """A predictor of all bands, of which only some are wanted.
-
-    Attributes:
-        inner: the predictor.
-        bands: indices of the wanted bands, counted from 0.
-    """
-
-    inner: Predictor
-    bands: tuple[int, ...]
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        said = self.inner.predict(context, horizon)
-        return Forecast(said.values[..., list(self.bands)], said.source, said.age, said.quantities)
-
-
-@dataclass(frozen=True, slots=True)
-class Untold:
-    """A predictor that gets no covariates: one that asks for none need not have them moved along the flow.
-
-    Attributes:
-        inner: the predictor.
-    """
-
-    inner: Predictor
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
-        return self.inner.predict(replace(context, covariates=None), horizon)
-
-
-@dataclass(frozen=True, slots=True)
-class Champion:
-    """A predictor for forecast bands on whole grids, and which model it is."""
-
-    predictor: Predictor
-    ref: ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,30 +49,6 @@ class Situation:
 
     cube: Cube
     sample: Sample
-
-
-def forecast_bands(settings: Settings) -> tuple[int, ...]:
-    """Indices of the bands that are forecast, counted from 0."""
-    return tuple(index for index, band in enumerate(settings.bands) if band.forecast)
-
-
-def baselines(settings: Settings, bands: tuple[int, ...] | None = None) -> dict[str, Predictor]:
-    """The references of every score: persistence, and extrapolation filled up by it.
-
-    Args:
-        settings: the product.
-        bands: for which bands, counted from 0; None: those that are forecast.
-    """
-    wanted = forecast_bands(settings) if bands is None else bands
-    still = OfBands(Persistence(), wanted)
-    moved = Untold(OfBands(extrapolation(settings.motion), wanted))
-    return {"persistence": still, "extrapolation": Ladder((moved, still))}
-
-
-def ladder(settings: Settings, champion: Champion | None) -> Predictor:
-    """The champion where it knows something, extrapolation elsewhere, persistence where that fails too."""
-    below = baselines(settings)["extrapolation"]
-    return below if champion is None else Ladder((champion.predictor, below))
 
 
 def choose_init(cube: Cube, init: datetime | None) -> int:
@@ -235,20 +88,69 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         ConfigError: a static covariate cannot be read.
         NotEnoughFramesError: nothing to start from.
         PublishError: the run fails a check.
+        WithdrawnError: the run was withdrawn.
     """
     situation = look(settings, open_cube(store_of(settings)), init)
     told = None if champion is None else covariates_of(settings)
-    run = _record(settings, champion, situation, told)
+    run = record(settings, champion, situation, told)
     there = published_alike(run, outlet(settings), but=WIDTHS)
     if there is not None:
         return there
     run, champion = _following(settings, champion, run)
-    horizon = settings.samples.horizon
-    context = read_context(situation.cube, situation.sample, settings.samples)
-    if told is not None:
-        context = told.attach(context, situation.sample.init, horizon)
-    said = ladder(settings, champion).predict(context, horizon)
-    return publish(said, run, outlet(settings), checks={})
+    view = View(situation.cube, situation.sample, settings.samples, told)
+    said, certificate = make(settings, champion, view)
+    return publish(said, run, outlet(settings), certificate.checks())
+
+
+def make(settings: Settings, champion: Champion | None, view: View) -> tuple[Forecast, Certificate]:
+    """The ladder's answer over the whole grid, made in pieces of at most ``forecast.tile`` pixels a side.
+
+    The matched field comes last: it ranks the pixels of the whole grid.
+    """
+    motion = _motion(settings, champion)
+    settings = settings.model_copy(update={"motion": motion})  # every rung moves along the same flow
+    trajectories = follow(view, motion)
+    halo, step = (0, 1) if champion is None else (champion.halo, champion.step)
+    margin = halo + trajectories.reach()
+    pieces = plan(view.shape, settings.forecast.tile, margin, step)
+
+    def answers(outer: Window) -> tuple[Forecast, Forecast]:
+        return _answers(settings, champion, view, outer, (trajectories.within(outer),))
+
+    def again(window: Window) -> Forecast:
+        seen = around(window, margin, view.shape, step)
+        return cut(answers(seen)[0], window.within(seen))
+
+    said, surest = Assembly(view.shape), Assembly(view.shape)
+    for piece in pieces:
+        for whole, part in zip((said, surest), answers(piece.outer), strict=True):
+            whole.put(part, piece.window, piece.outer)
+    finished = _matched(said.forecast, surest.forecast, champion)
+    return finished, certify(finished, pieces, again)
+
+
+def _matched(said: Forecast, surest: Forecast, champion: Champion | None) -> Forecast:
+    """With the field that has the distribution of the rung below, where the champion spoke."""
+    if champion is None or champion.matched is None or MEAN not in said.quantities:
+        return said
+    by_champion = (said.source == Source.NETWORK)[..., np.newaxis]
+    reference = np.where(by_champion, surest.of(MEAN), np.float32(np.nan))
+    return with_matched(said, reference, partly=champion.matched)
+
+
+def _answers(
+    settings: Settings, champion: Champion | None, view: View, window: Window, along: tuple[Trajectories, ...]
+) -> tuple[Forecast, Forecast]:
+    """Of the ladder, and of its rungs below the champion."""
+    seen, horizon = view.context(window), view.spec.horizon
+    below = baselines(settings, trajectories=along)["extrapolation"].predict(seen, horizon)
+    best = None if champion is None else attempt(champion.along(along), seen, horizon)
+    return (below, below) if best is None else (fill(best, below), below)
+
+
+def _motion(settings: Settings, champion: Champion | None) -> MotionSpec:
+    """The champion's way to find it: that is how its training saw the frames."""
+    return settings.motion if champion is None or champion.motion is None else champion.motion
 
 
 def _following(settings: Settings, champion: Champion | None, run: RunRecord) -> tuple[RunRecord, Champion | None]:
@@ -263,8 +165,12 @@ def _following(settings: Settings, champion: Champion | None, run: RunRecord) ->
         return run, champion
     factors = factors.round(3)
     specification = json.loads(run.specification) | {WIDTHS: factors.tolist()}
-    widened = replace(champion, predictor=Widened(champion.predictor, factors, valid_ranges(bands)))
-    return replace(run, specification=json.dumps(specification, sort_keys=True)), widened
+    return replace(run, specification=json.dumps(specification, sort_keys=True)), widened(champion, factors, bands)
+
+
+def widened(champion: Champion, factors: NDArray[np.float64], bands: Sequence[BandSpec]) -> Champion:
+    """The champion with intervals ``factors`` times as wide, ``(lead, band)``."""
+    return replace(champion, still=Widened(champion.still, factors, valid_ranges(bands)))
 
 
 def look(settings: Settings, newest: Cube, init: datetime | None) -> Situation:
@@ -294,18 +200,20 @@ def _known_then(cube: Cube) -> str:
 def outlet(settings: Settings) -> Outlet:
     """Where and in which form the product's forecasts come out."""
     bands = tuple(settings.bands[index] for index in forecast_bands(settings))
-    grid, folder = settings.grid.geobox(), settings.paths.forecasts
-    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution)
+    grid, folder, store = settings.grid.geobox(), settings.paths.forecasts, settings.forecast.store
+    bucket = Bucket(store.url, store.endpoint, store.region) if store.url else None
+    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution, bucket)
 
 
-def _record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:
+def record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:
+    """What a run is made of, apart from what the newest scores ask for."""
     cube, one = situation.cube, situation.sample
     scenes = tuple(scene.id for scene in cube.scenes(one.context))
     model = ModelRef("extrapolation", "1", "extrapolation") if champion is None else champion.ref
     specification: dict[str, Any] = {
         "as_of": None if cube.as_of is None else cube.as_of.isoformat(),
         "samples": settings.samples.model_dump(mode="json"),
-        "motion": settings.motion.model_dump(mode="json"),
+        "motion": _motion(settings, champion).model_dump(mode="json"),
         "tile": settings.forecast.tile,
     }
     if told is not None and told.channels:

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.motion import Motion, Pixel, displacements, estimate, warp, warp_nearest
+from pipeline.motion import Pixel, estimate, warp, warp_nearest
 from pipeline.predictor import Context, Forecast, Predictor, Source
 from pipeline.specs import MotionSpec
+from pipeline.trajectories import Trajectories
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +25,30 @@ class Advected:
     Attributes:
         inner: what forecasts where nothing moves.
         spec: how motion is estimated, for each context as a whole.
+        given: trajectories of each batch item, where they are known beforehand: those of a window of a frame that was
+            followed as a whole. Empty: estimated.
     """
 
     inner: Predictor
     spec: MotionSpec
+    given: tuple[Trajectories, ...] = ()
 
     def predict(self, context: Context, horizon: int) -> Forecast:
         """See :meth:`pipeline.predictor.Predictor.predict`."""
-        motions = estimate_motions(context, self.spec)
-        still = self.inner.predict(align(context, motions), horizon)
+        trajectories = self.given or estimate_trajectories(context, self.spec)
+        still = self.inner.predict(align(context, trajectories), horizon)
         source = np.where(still.source == Source.PERSISTENCE, np.uint8(Source.EXTRAPOLATION), still.source)
-        return advance(replace(still, source=source), motions)
+        return advance(replace(still, source=source), trajectories)
 
 
-def estimate_motions(context: Context, spec: MotionSpec) -> tuple[Motion, ...]:
-    """Motion of each batch item, from the band that ``spec`` names."""
+def estimate_trajectories(context: Context, spec: MotionSpec) -> tuple[Trajectories, ...]:
+    """Of each batch item of whole frames, from the band that ``spec`` names."""
     band = spec.band - 1
     items = zip(context.values[..., band], context.validity[..., band], context.ages, strict=True)
-    return tuple(estimate(values, validity, ages, spec) for values, validity, ages in items)
+    return tuple(Trajectories.of(estimate(values, validity, ages, spec)) for values, validity, ages in items)
 
 
-def align(context: Context, motions: Sequence[Motion]) -> Context:
+def align(context: Context, trajectories: Sequence[Trajectories]) -> Context:
     """Every frame moved to the init time by its own age; ages and times stay those of the acquisitions.
 
     Covariates are those of the place where what moves is at their time: of the frames where it was, of the leads where
@@ -52,31 +56,29 @@ def align(context: Context, motions: Sequence[Motion]) -> Context:
 
     Args:
         context: as observed.
-        motions: one a batch item.
+        trajectories: one a batch item.
     """
     values, validity = np.empty_like(context.values), np.empty_like(context.validity)
-    for item, motion in enumerate(motions):
-        newest_first = np.argsort(context.ages[item], kind="stable")
-        paths = displacements(motion, context.ages[item][newest_first].tolist())
-        for frame, travelled in zip(newest_first, paths, strict=True):
-            warped = warp(context.values[item, frame], context.validity[item, frame], travelled)
+    for item, one in enumerate(trajectories):
+        ages = context.ages[item].tolist()
+        one.follow(sorted(ages))
+        for frame, age in enumerate(ages):
+            warped = warp(context.values[item, frame], context.validity[item, frame], one.at(age))
             values[item, frame], validity[item, frame] = warped
-    return replace(context, values=values, validity=validity, covariates=_align_covariates(context, motions))
+    return replace(context, values=values, validity=validity, covariates=_align_covariates(context, trajectories))
 
 
-def _align_covariates(context: Context, motions: Sequence[Motion]) -> NDArray[np.float32] | None:
+def _align_covariates(context: Context, trajectories: Sequence[Trajectories]) -> NDArray[np.float32] | None:
     """Shape of the context's; a view of what is the same all over the grid stays one."""
     given, frames = context.covariates, context.values.shape[1]
     if given is None or not any(given.strides[2:4]):
         return given
     aligned = np.array(given)
-    for item, motion in enumerate(motions):
+    for item, one in enumerate(trajectories):
         ages = [*context.ages[item].tolist(), *range(-1, frames - given.shape[1] - 1, -1)]
-        order = np.argsort(np.abs(ages), kind="stable")
-        for forward in (True, False):
-            times = [time for time in order if (ages[time] >= 0) == forward]
-            for time, travelled in zip(times, displacements(motion, [ages[time] for time in times]), strict=True):
-                aligned[item, time] = _held(given[item, time], travelled)
+        one.follow(sorted((age for age in ages if age < 0), reverse=True))
+        for time, age in enumerate(ages):
+            aligned[item, time] = _held(given[item, time], one.at(age))
     return aligned
 
 
@@ -94,23 +96,24 @@ def _held(field: NDArray[np.float32], travelled: NDArray[np.float32]) -> NDArray
     return moved
 
 
-def align_targets(targets: NDArray[np.float32], motion: Motion, leads: Sequence[float]) -> NDArray[np.float32]:
+def align_targets(
+    targets: NDArray[np.float32], trajectories: Trajectories, leads: Sequence[float]
+) -> NDArray[np.float32]:
     """Truth pulled back to the init time's coordinates, where a predictor inside :class:`Advected` is compared with it.
 
     Args:
         targets: ``(lead, y, x, band)``, true at init + lead; NaN where missing.
-        motion: estimated from the context alone.
+        trajectories: estimated from the context alone.
         leads: lead times in slots, one a target.
 
     Returns:
         Shape of ``targets``; NaN where missing or out of the frame by then.
     """
-    paths = displacements(motion, [-lead for lead in leads])
-    pulled = [warp(target, np.isfinite(target), path)[0] for target, path in zip(targets, paths, strict=True)]
-    return np.stack(pulled)
+    pairs = zip(targets, leads, strict=True)
+    return np.stack([warp(target, np.isfinite(target), trajectories.at(-lead))[0] for target, lead in pairs])
 
 
-def advance(forecast: Forecast, motions: Sequence[Motion]) -> Forecast:
+def advance(forecast: Forecast, trajectories: Sequence[Trajectories]) -> Forecast:
     """A forecast in the init time's coordinates moved forward, each lead by its own time.
 
     A pixel's band is known in all quantities or in none: where valid pixels hold half of its bilinear weight. 4
@@ -118,15 +121,17 @@ def advance(forecast: Forecast, motions: Sequence[Motion]) -> Forecast:
 
     Args:
         forecast: where nothing moves.
-        motions: one a batch item.
+        trajectories: one a batch item.
 
     Returns:
         The same quantities; source and age go with the nearest pixel, NONE and NaN where no band is known.
     """
     values, source, age = np.empty_like(forecast.values), np.empty_like(forecast.source), np.empty_like(forecast.age)
     horizon = values.shape[1]
-    for item, motion in enumerate(motions):
-        for lead, travelled in enumerate(displacements(motion, range(1, horizon + 1))):
+    for item, one in enumerate(trajectories):
+        one.follow(range(1, horizon + 1))
+        for lead in range(horizon):
+            travelled = one.at(lead + 1)
             known = _advance_values(forecast.values[item, lead], travelled, into=values[item, lead])
             source[item, lead] = _labels(forecast.source[item, lead], travelled, known, outside=Source.NONE)
             age[item, lead] = _labels(forecast.age[item, lead], travelled, known, outside=np.nan)

@@ -31,18 +31,27 @@ class Matched:
     def predict(self, context: Context, horizon: int) -> Forecast:
         """See :class:`~pipeline.predictor.Predictor`; the mean itself where the reference lacks frames."""
         said = self.inner.predict(context, horizon)
-        mean = said.of(MEAN)
-        field = mean.copy()
         try:
             reference = self.reference.predict(context, horizon).of(MEAN)
         except NotEnoughFramesError:
-            reference = None
-        if reference is not None:
-            for item, lead, band in np.ndindex(*mean.shape[:2], mean.shape[-1]):
-                place = (item, lead, ..., band)
-                field[place] = matched(mean[place], reference[place], partly=self.partly)
-        values = np.concatenate([said.values, field[:, :, np.newaxis]], axis=2)
-        return replace(said, values=values, quantities=(*said.quantities, MATCHED))
+            reference = np.full_like(said.of(MEAN), np.nan)
+        return with_matched(said, reference, partly=self.partly)
+
+
+def with_matched(said: Forecast, reference: NDArray[np.float32], *, partly: float = 1.0) -> Forecast:
+    """A forecast with ``matched`` as its last quantity: see :func:`matched`.
+
+    Args:
+        said: of whole grids; it gives a mean.
+        reference: ``(batch, lead, y, x, band)``, whose distribution each lead and band takes; NaN where unknown.
+        partly: how much of the way from the mean's values to the reference's, 0 to 1.
+    """
+    mean = said.of(MEAN)
+    values = np.concatenate([said.values, mean[:, :, np.newaxis]], axis=2)
+    for item, lead, band in np.ndindex(*mean.shape[:2], mean.shape[-1]):
+        place = (item, lead, ..., band)
+        values[item, lead, -1, ..., band] = matched(mean[place], reference[place], partly=partly)
+    return replace(said, values=values, quantities=(*said.quantities, MATCHED))
 
 
 def matched(mean: NDArray[np.float32], reference: NDArray[np.float32], *, partly: float = 1.0) -> NDArray[np.float32]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.sums import Sums, ratio, valid_in_both
+
+CONSTANT: Final = 1e-11  # of the mean: a spread below it is the rounding of sums over equal values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +55,7 @@ class ErrorSums:
         """
         fields = [forecast, forecast if median is None else median, *(interval or ())]
         for one in fields:
-            _check_shapes(one, truth)
+            valid_in_both(one, truth)
         leads = [_sums([one[lead] for one in fields], truth[lead]) for lead in range(len(truth))]
         return cls(*(np.stack(part) for part in zip(*leads, strict=True)))
 
@@ -67,23 +71,90 @@ class ErrorSums:
     @property
     def mae(self) -> NDArray[np.float64]:
         """Mean absolute error, ``(lead, band)``; NaN where no pixel counts."""
-        return _ratio(self.absolute, self.count)
+        return ratio(self.absolute, self.count)
 
     @property
     def rmse(self) -> NDArray[np.float64]:
         """Root mean squared error, ``(lead, band)``; NaN where no pixel counts."""
-        return np.sqrt(_ratio(self.squared, self.count))
+        return np.sqrt(ratio(self.squared, self.count))
 
     @property
     def bias(self) -> NDArray[np.float64]:
         """Mean of forecast minus truth, ``(lead, band)``; NaN where no pixel counts."""
-        return _ratio(self.signed, self.count)
+        return ratio(self.signed, self.count)
 
     @property
     def coverage(self) -> NDArray[np.float64]:
         """Share of the truth within the interval, ``(lead, band)``; NaN where no pixel counts, or without interval."""
         covered = np.full(self.count.shape, np.nan) if self.covered is None else self.covered.astype(np.float64)
-        return _ratio(covered, self.count)
+        return ratio(covered, self.count)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments(Sums):
+    """Means and spreads over the pixels valid in both, which add up by the update of Chan et al. (1983).
+
+    Attributes:
+        count: ``(lead, band)``, pixels.
+        forecast: same shape, mean of the forecast; 0 where no pixel counts.
+        truth: same, of the truth.
+        forecast_spread: same shape, sum of squared deviations of the forecast from its mean.
+        truth_spread: same, of the truth.
+        joint_spread: same shape, sum of the products of both deviations.
+    """
+
+    count: NDArray[np.int64]
+    forecast: NDArray[np.float64]
+    truth: NDArray[np.float64]
+    forecast_spread: NDArray[np.float64]
+    truth_spread: NDArray[np.float64]
+    joint_spread: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, forecast: NDArray[np.floating], truth: NDArray[np.floating]) -> Self:
+        """Moments of one forecast.
+
+        Args:
+            forecast: ``(lead, y, x, band)``, in the units of the cube; NaN where no data.
+            truth: same shape and units.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        valid = valid_in_both(forecast, truth)
+        leads = [_moments(*one) for one in zip(forecast, truth, valid, strict=True)]
+        return cls(*(np.stack(part) for part in zip(*leads, strict=True)))
+
+    def _joined(self, other: Self) -> Self:
+        count = self.count + other.count
+        part = np.nan_to_num(ratio(other.count, count))
+        forecast, truth = other.forecast - self.forecast, other.truth - self.truth
+        between = self.count * part  # what the distance of two means weighs
+        return replace(
+            self,
+            count=count,
+            forecast=self.forecast + forecast * part,
+            truth=self.truth + truth * part,
+            forecast_spread=self.forecast_spread + other.forecast_spread + forecast**2 * between,
+            truth_spread=self.truth_spread + other.truth_spread + truth**2 * between,
+            joint_spread=self.joint_spread + other.joint_spread + forecast * truth * between,
+        )
+
+    @property
+    def bias(self) -> NDArray[np.float64]:
+        """Mean of forecast minus truth, ``(lead, band)``; NaN where no pixel counts."""
+        return ratio((self.forecast - self.truth) * self.count, self.count)
+
+    @property
+    def correlation(self) -> NDArray[np.float64]:
+        """Pearson's correlation, ``(lead, band)``, -1 to 1; NaN where forecast or truth is constant."""
+        spread = np.sqrt(self.forecast_spread) * np.sqrt(self.truth_spread)
+        return ratio(self.joint_spread, np.where(self._varies(), spread, 0)).clip(-1, 1)
+
+    def _varies(self) -> NDArray[np.bool_]:
+        both = (self.forecast, self.forecast_spread), (self.truth, self.truth_spread)
+        forecast, truth = (spread > self.count * (CONSTANT * mean) ** 2 for mean, spread in both)
+        return forecast & truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,27 +201,29 @@ def bias(forecast: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray
     return ErrorSums.of(forecast, truth).bias
 
 
-def csi(forecast: NDArray[np.floating], truth: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
-    """Critical success index: hits / (hits + misses + false alarms) of "at least ``threshold``".
+def correlation(forecast: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Pearson's correlation over pixels; arguments and result as :func:`mae`, NaN where either is constant."""
+    return Moments.of(forecast, truth).correlation
+
+
+def psnr(error: NDArray[np.floating], span: float) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio, dB: ``20 log10(span / rmse)``.
 
     Args:
-        forecast: ``(lead, y, x, band)``, in the units of the cube; NaN where no data.
-        truth: same shape and units as ``forecast``.
-        threshold: in the same units.
+        error: root mean squared errors.
+        span: from the lowest to the highest value that the band can have, in the same unit.
 
     Returns:
-        ``(lead, band)``, 0 to 1; NaN where the event neither came nor was forecast.
+        The shape of ``error``; NaN where that is not known, infinite where there is none.
     """
-    _check_shapes(forecast, truth)
-    valid = np.isfinite(forecast) & np.isfinite(truth)
-    said, seen = (forecast >= threshold) & valid, (truth >= threshold) & valid
-    hits, either = (said & seen).sum(axis=(1, 2)), (said | seen).sum(axis=(1, 2))
-    return _ratio(hits.astype(np.float64), either)
+    known = np.asarray(error, np.float64)
+    decibels = 20 * np.log10(span / np.where(known > 0, known, 1))
+    return np.where(known == 0, np.inf, np.where(np.isnan(known), np.nan, decibels))
 
 
 def skill(error: NDArray[np.floating], baseline_error: NDArray[np.floating]) -> NDArray[np.float64]:
     """``1 - error / baseline_error``: 1 is perfect, 0 as good as the baseline; NaN where that makes no error."""
-    return 1 - _ratio(np.asarray(error, np.float64), np.asarray(baseline_error, np.float64))
+    return 1 - ratio(np.asarray(error), np.asarray(baseline_error))
 
 
 def _sums(fields: Sequence[NDArray[np.floating]], truth: NDArray[np.floating]) -> list[NDArray]:
@@ -171,12 +244,13 @@ def _sums(fields: Sequence[NDArray[np.floating]], truth: NDArray[np.floating]) -
     return sums
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray) -> NDArray[np.float64]:
-    """``part / whole``, NaN where the whole is zero."""
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole != 0)
-
-
-def _check_shapes(forecast: NDArray[np.floating], truth: NDArray[np.floating]) -> None:
-    if forecast.shape != truth.shape or forecast.ndim != 4:
-        msg = f"forecast and truth are both (lead, y, x, band), found {forecast.shape} and {truth.shape}"
-        raise ValueError(msg)
+def _moments(
+    forecast: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
+) -> tuple[NDArray, ...]:
+    """The fields of :class:`Moments` at one lead, ``(band,)`` each."""
+    pixels = (0, 1)
+    count = valid.sum(pixels)
+    fields = [np.where(valid, one, 0).astype(np.float64) for one in (forecast, truth)]
+    means = [one.sum(pixels) / np.maximum(count, 1) for one in fields]
+    said, came = (np.where(valid, one - mean, 0) for one, mean in zip(fields, means, strict=True))
+    return count, *means, (said**2).sum(pixels), (came**2).sum(pixels), (said * came).sum(pixels)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -99,13 +99,13 @@ class Look:
     """How values become colours.
 
     Attributes:
-        colours: name of the colour map.
+        colours: the colour map, or its name.
         low: value of its first colour.
         high: value of its last colour.
         extend: on which sides values go beyond.
     """
 
-    colours: str
+    colours: str | Colormap
     low: float
     high: float
     extend: Literal["neither", "min", "max", "both"] = "neither"
@@ -165,16 +165,16 @@ class Page:
 
     def panel(self, box: Box, layer: Layer, look: Look, title: str) -> Axes:
         """``(y, x)`` values in colours, their first pixel top left; hatched where they are NaN."""
-        axes = self._frame(box, title)
         shown, side = shrunk(layer, ceil(box.width * DPI))
-        axes.patch.set(**MISSING)
-        axes.imshow(
-            np.ma.masked_invalid(shown),
-            cmap=look.colours,
-            norm=look.norm,
-            extent=(0, shown.shape[1] * side, shown.shape[0] * side, 0),
-            interpolation="nearest" if shown.shape[1] < box.width * DPI else "antialiased",
-        )
+        axes = self._pixels(box, shown, side, look, title)
+        axes.images[0].set_interpolation("nearest" if shown.shape[1] < box.width * DPI else "antialiased")
+        axes.set(xlim=(0, layer.shape[1]), ylim=(layer.shape[0], 0))
+        return axes
+
+    def codes(self, box: Box, layer: Layer, look: Look, title: str) -> Axes:
+        """As :meth:`panel`, for codes, which have no mean: of many pixels some are shown."""
+        side = max(1, layer.shape[1] // ceil(2 * box.width * DPI))
+        axes = self._pixels(box, layer[::side, ::side], side, look, title)
         axes.set(xlim=(0, layer.shape[1]), ylim=(layer.shape[0], 0))
         return axes
 
@@ -205,6 +205,14 @@ class Page:
         corner = box.left / self.width, 1 - box.bottom / self.height
         size = box.width / self.width, box.height / self.height
         self.figure.add_artist(Rectangle(corner, *size, transform=self.figure.transFigure, **look))
+
+    def _pixels(self, box: Box, shown: Layer, side: int, look: Look, title: str) -> Axes:
+        axes = self._frame(box, title)
+        axes.patch.set(**MISSING)
+        extent = (0, shown.shape[1] * side, shown.shape[0] * side, 0)
+        pixels = np.ma.masked_invalid(shown)
+        axes.imshow(pixels, cmap=look.colours, norm=look.norm, extent=extent, interpolation="nearest")
+        return axes
 
     def _frame(self, box: Box, title: str) -> Axes:
         axes = self._axes(box)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pipeline.episode import Episode, Maps, MeanErrors, number
-from pipeline.page import GAP, HEADING, MISSING, QUIET, TITLE, Block, Box, Look, Page, fitting
+from pipeline.page import GAP, HEADING, MISSING, QUIET, TITLE, Block, Box, Layer, Look, Page, fitting
 
 FRAMES_SHOWN: Final = 4
 LEADS_SHOWN: Final = 3  # beside truth and errors; alone, one more
@@ -87,7 +88,7 @@ class _Sheet:
 
 
 def _arrange(episode: Episode) -> _Sheet:
-    panel = _panel_size(episode.grid_shape)
+    panel = panel_size(episode.grid_shape)
     context = Block(_MARGIN, _HEADER, 1, max(len(_frames(episode)), 1), panel)
     attention = Block(_MARGIN, context.bottom, 1, context.columns, panel)
     seen = context if episode.attention is None else attention
@@ -105,10 +106,10 @@ def _arrange(episode: Episode) -> _Sheet:
     return _Sheet(width, bottom + footer, context, attention, outcome, *charts)
 
 
-def _panel_size(shape: tuple[int, int]) -> tuple[float, float]:
-    """Width and height of a panel: the same area for every grid, unless it is very long."""
+def panel_size(shape: tuple[int, int], area: float = _PANEL_AREA) -> tuple[float, float]:
+    """Width and height of a panel (inches): the same area for every grid, unless it is very long."""
     ratio = shape[0] / shape[1]
-    width = float(np.clip(np.sqrt(_PANEL_AREA / ratio), _NARROWEST, _LONGEST))
+    width = float(np.clip(np.sqrt(area / ratio), _NARROWEST, _LONGEST))
     return width, float(np.clip(width * ratio, 0.6, _LONGEST))
 
 
@@ -171,13 +172,24 @@ class _Looks:
         return cls(_value_look(episode), _weight_look(episode), _error_look(episode), _width_look(episode))
 
 
+def value_look(units: str, layers: Sequence[Layer]) -> Look:
+    """How values of a band are shown, by its units."""
+    colours = "viridis" if units in _RAIN else "gray_r" if units in _HEAT else "gray"
+    return Look.spanning(colours, layers, (0.5, 99.5))
+
+
+def width_look(layers: Sequence[Layer]) -> Look:
+    """How widths of intervals are shown: from no width at all, so that paler is surer."""
+    spanning = Look.spanning("Purples", layers, (0, 99))
+    return Look("Purples", 0.0, max(spanning.high, 1e-6), spanning.extend)
+
+
 def _value_look(episode: Episode) -> Look:
     leads = [lead - 1 for lead in _leads(episode)]
     layers = [*episode.context[list(_frames(episode))], *episode.forecast[leads]]
     if episode.truth is not None:
         layers += [*episode.truth[leads]]
-    colours = "viridis" if episode.units in _RAIN else "gray_r" if episode.units in _HEAT else "gray"
-    return Look.spanning(colours, layers, (0.5, 99.5))
+    return value_look(episode.units, layers)
 
 
 def _weight_look(episode: Episode) -> Look:
@@ -195,10 +207,7 @@ def _error_look(episode: Episode) -> Look:
 
 
 def _width_look(episode: Episode) -> Look:
-    """From no width at all, so that paler is surer."""
-    layers = [] if episode.interval is None else [episode.width(lead) for lead in _leads(episode)]
-    spanning = Look.spanning("Purples", layers, (0, 99))
-    return Look("Purples", 0.0, max(spanning.high, 1e-6), spanning.extend)
+    return width_look([] if episode.interval is None else [episode.width(lead) for lead in _leads(episode)])
 
 
 # --- the parts of the page ------------------------------------------------------------------------

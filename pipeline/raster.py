@@ -45,6 +45,8 @@ class RasterInfo:
     bands: tuple[RasterBand, ...]
     dtype: str
     nodata: float | None
+    grid: GeoBox
+    tags: Mapping[str, str]
 
 
 def encode(values: NDArray[np.floating], band: BandSpec) -> NDArray:
@@ -138,7 +140,8 @@ def describe(path: Path) -> RasterInfo:
                 dataset.indexes, dataset.descriptions, dataset.units, dataset.scales, dataset.offsets, strict=True
             )
         )
-        return RasterInfo(bands, dataset.dtypes[0], dataset.nodata)
+        grid = GeoBox(dataset.shape, dataset.transform, dataset.crs.to_wkt())
+        return RasterInfo(bands, dataset.dtypes[0], dataset.nodata, grid, dataset.tags())
 
 
 def sha256(path: Path) -> str:

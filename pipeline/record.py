@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from odc.geo.geobox import GeoBox
+from pydantic import TypeAdapter
 
+from pipeline.bucket import Bucket, Location
+from pipeline.grid import geobox
 from pipeline.specs import BandSpec, ProductSpec, Resolution
-from pipeline.times import minutes, stamp
+from pipeline.times import minutes, parse_time, stamp
 
 MANIFEST = "run.json"
 KEY_LENGTH = 12
@@ -93,8 +96,9 @@ class Outlet:
         product: name and terms of use.
         bands: the forecast's bands, in the order of its band axis.
         grid: the forecast's grid.
-        root: folder of published runs.
+        root: folder of this machine where runs are made, and published unless there is a bucket.
         resolution: of the stored values, as the scenes' or finer.
+        bucket: where runs are published instead.
     """
 
     product: ProductSpec
@@ -102,11 +106,17 @@ class Outlet:
     grid: GeoBox
     root: Path
     resolution: Resolution = "fine"
+    bucket: Bucket | None = None
+
+    @property
+    def place(self) -> Location:
+        """Where published runs lie, of all products."""
+        return self.bucket or self.root
 
     @property
     def folder(self) -> Path:
-        """The product's folder."""
-        return self.root / self.product.name
+        """The product's folder; in a bucket, as programs on GDAL name it."""
+        return (self.bucket.path if self.bucket else self.root) / self.product.name
 
 
 def run_key(run: RunRecord, outlet: Outlet) -> str:
@@ -122,15 +132,58 @@ def run_key(run: RunRecord, outlet: Outlet) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
+def run_name(run: RunRecord, outlet: Outlet) -> str:
+    """What the run is called below its product's folder."""
+    return f"{run.init:%Y/%m/%d}/{stamp(run.init)}/{run_key(run, outlet)}"
+
+
 def run_folder(run: RunRecord, outlet: Outlet) -> Path:
     """Where the run is published."""
-    return outlet.folder / f"{run.init:%Y/%m/%d}" / stamp(run.init) / run_key(run, outlet)
+    return outlet.folder / run_name(run, outlet)
 
 
 def grid_facts(grid: GeoBox) -> dict[str, Any]:
     """A grid as JSON: CRS (WKT), affine transform and ``[height, width]``."""
     crs = None if grid.crs is None else grid.crs.to_wkt()
     return {"crs": crs, "transform": list(grid.transform)[:6], "shape": list(grid.shape)}
+
+
+def outlet_facts(outlet: Outlet) -> dict[str, Any]:
+    """An outlet as JSON, without grid and root."""
+    return {
+        "product": outlet.product.model_dump(mode="json"),
+        "bands": [band.to_json() for band in outlet.bands],
+        "resolution": outlet.resolution,
+    }
+
+
+def outlet_of(manifest: dict[str, Any], root: Path) -> Outlet:
+    """The outlet that a manifest speaks of, by its ``outlet`` and ``grid``.
+
+    Raises:
+        KeyError: the manifest is of an older cubecast, which did not note its outlet.
+    """
+    facts, grid = manifest["outlet"], manifest["grid"]
+    return Outlet(
+        ProductSpec.model_validate(facts["product"]),
+        tuple(BandSpec.model_validate(band) for band in facts["bands"]),
+        geobox(grid["crs"], tuple(grid["transform"]), tuple(grid["shape"])),
+        root,
+        facts["resolution"],
+    )
+
+
+def record_of(manifest: dict[str, Any]) -> RunRecord:
+    """The record that a manifest speaks of."""
+    return RunRecord(
+        init=parse_time(manifest["init"]),
+        cadence=TypeAdapter(timedelta).validate_python(manifest["cadence"]),
+        model=ModelRef(**manifest["model"]),
+        snapshot=manifest["snapshot"],
+        scenes=tuple(manifest["scenes"]),
+        specification=json.dumps(manifest["specification"], sort_keys=True),
+        code_version=manifest["code_version"],
+    )
 
 
 def iso(time: datetime) -> str:

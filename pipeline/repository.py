@@ -6,12 +6,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from pipeline.bucket import Bucket, Location
 from pipeline.durable import move_folder
 from pipeline.errors import StoreError
 from pipeline.filesystem import sync_filesystem
@@ -21,30 +21,6 @@ WRITING = "writing-"  # branches of a writer at work; what a killed one leaves i
 MANIFEST_SLOTS = 64
 LOOKS = 20
 PAUSE = 0.2  # s
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """A place on an S3-compatible server that honours conditional puts; credentials come from the environment.
-
-    >>> Bucket("s3://weather/cubes/hrv").split()
-    ('weather', 'cubes/hrv')
-    """
-
-    url: str
-    endpoint: str = ""  # AWS when empty
-    region: str = "us-east-1"
-
-    def __str__(self) -> str:
-        return self.url
-
-    def split(self) -> tuple[str, str]:
-        """The bucket and the prefix inside it."""
-        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
-        return bucket, prefix.rstrip("/")
-
-
-Location = Path | Bucket
 
 
 class NoCubeError(StoreError):

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil, isfinite
+from math import ceil
 from typing import Any, cast
 
 import numpy as np
@@ -124,7 +124,7 @@ class Layout:
         """JSON form."""
         return {
             "product": self.product,
-            "bands": [_json_band(band) for band in self.bands],
+            "bands": [band.to_json() for band in self.bands],
             "grid": self.grid_spec.model_dump(mode="json"),
             "axis": self.axis_spec.model_dump(mode="json"),
         }
@@ -202,12 +202,6 @@ def read(root: zarr.Group) -> Layout:
 
 def _kind(band: BandSpec) -> tuple[str, float, float, str]:
     return band.dtype, band.scale, band.offset, str(band.fill)
-
-
-def _json_band(band: BandSpec) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: as words, which pydantic reads as numbers."""
-    dumped = band.model_dump(mode="json")
-    return {k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in dumped.items()}
 
 
 def _compressors() -> list[Any]:

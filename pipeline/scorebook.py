@@ -1,14 +1,19 @@
-"""What is known of each published run's skill, one JSON file a run."""
+"""What is known of each published run's skill: one small JSON file a run of errors, and one of cards beside it.
+
+Every forecast reads the errors of the runs before it; the cards are ten times as long, and only tables of scores need
+them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pipeline import durable
+from pipeline.scorecard import Card
 from pipeline.times import parse_time, stamp
 
 FORECAST = "forecast"  # the published one; the other names are those of the baselines
@@ -94,3 +99,30 @@ def save(path: Path, scores: RunScores) -> None:
 def book(folder: Path) -> Iterator[RunScores]:
     """All runs that have been scored, oldest init time first."""
     return (found for path in sorted(folder.glob("*.json")) if (found := load(path)) is not None)
+
+
+def card_page(path: Path) -> Path:
+    """File of a run's cards, by the file of its errors."""
+    return path.parent / "cards" / path.name
+
+
+def load_cards(path: Path, scores: RunScores) -> tuple[Card, ...]:
+    """Cards of a run at the leads that have been scored; none where that was before cubecast made them.
+
+    Args:
+        path: the file of its errors.
+        scores: what that says; cards of other leads are of a verification that died before it wrote the errors.
+    """
+    file = card_page(path)
+    if not file.is_file():
+        return ()
+    cards = (Card.from_json(card) for card in json.loads(file.read_text(encoding="utf-8")))
+    return tuple(card for card in cards if card.lead_minutes in scores.scored_leads())
+
+
+def save_cards(path: Path, cards: Sequence[Card]) -> None:
+    """Replaces the cards of a run, one a line; before its errors, which say that a lead is done."""
+    file = card_page(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(card.to_json()) for card in cards)
+    durable.replace_text(file, f"[\n{lines}\n]\n")

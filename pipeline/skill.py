@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.events import csi
 from pipeline.significance import Evidence, relative_difference, relative_score
-from pipeline.tally import Tally, csi
+from pipeline.tally import Tally
 
 MEASURES: Final = ("MAE", "RMSE")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import re
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -261,9 +262,14 @@ class BandSpec(Spec):
         info = np.iinfo(self.dtype)
         return float(info.min if info.min < 0 else info.max)
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON form; it has no NaN and no infinity: as words, which pydantic reads as numbers."""
+        dumped = self.model_dump(mode="json")
+        return {k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in dumped.items()}
+
 
 class StoreSpec(Spec):
-    """Where the cube lies. Credentials come from the environment (AWS_ACCESS_KEY_ID and so on)."""
+    """Where the cube or the forecasts lie. Credentials come from the environment (AWS_ACCESS_KEY_ID and so on)."""
 
     url: str = Field(
         default="", pattern=r"^(s3://[^/]+/.+)?$", description="s3://bucket/prefix; empty: the workspace's folder"
@@ -506,6 +512,55 @@ class ForecastSpec(Spec):
         default="fine",
         description="Steps of the published values where the scenes hold integers: their own, or 16 times as fine",
     )
+    store: StoreSpec = Field(default=StoreSpec(), description="Where published runs lie, if not in the workspace")
+    keep_for: timedelta | None = Field(
+        default=None, gt=timedelta(0), description="Runs made longer ago than this go (ISO 8601); absent: none"
+    )
+    keep_runs: int | None = Field(
+        default=None, ge=1, description="The newest so many runs stay, older ones go; absent: all stay"
+    )
+
+
+class VerificationSpec(Spec):
+    """What published forecasts are scored by, beside their errors. Nothing here changes a forecast."""
+
+    thresholds: dict[str, tuple[float, ...]] = Field(
+        default={},
+        description="By band: values in its unit from which something is an event; below which, where it is a "
+        "temperature",
+    )
+    scales: tuple[int, ...] = Field(
+        default=(1, 5, 17), description="Sides of the neighbourhoods in which an event may lie (odd, px)"
+    )
+    spans: dict[str, tuple[float, float]] = Field(
+        default={},
+        description="By band: lowest and highest value that similarity and signal-to-noise ratio are relative to; "
+        "absent: valid_min and valid_max",
+    )
+    structure: bool = Field(
+        default=True, description="Score similarity and spectra (0.1 CPU-s a megapixel, lead, band and predictor)"
+    )
+    climatology_frames: int = Field(
+        default=12,
+        ge=0,
+        description="Frames of the same season and time of day in the climatology that forecasts are held against, "
+        "once the cube reaches back a year; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if any(scale < 1 or scale % 2 == 0 for scale in self.scales):
+            msg = f"scales are odd, so that a neighbourhood has a middle, found {list(self.scales)}"
+            raise ValueError(msg)
+        for band, values in self.thresholds.items():
+            if list(values) != sorted({*values}):
+                msg = f"thresholds rise, found {list(values)} for {band}"
+                raise ValueError(msg)
+        for band, (low, high) in self.spans.items():
+            if not low < high:
+                msg = f"a span goes from a lower value to a higher one, found {[low, high]} for {band}"
+                raise ValueError(msg)
+        return self
 
 
 class TrackingSpec(Spec):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import zarr
 from zarr.errors import GroupNotFoundError
 
+from pipeline.bucket import Bucket, Location
 from pipeline.chunkio import tune
 from pipeline.durable import locked
 from pipeline.errors import StoreError
@@ -22,8 +23,6 @@ from pipeline.filesystem import check_local
 from pipeline.repository import (
     BRANCH,
     MANIFEST_SLOTS,
-    Bucket,
-    Location,
     NoCubeError,
     make_repository,
     open_repository,

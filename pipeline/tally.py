@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.coverage import Coverage
+from pipeline.events import Events, contingency, csi
 from pipeline.pairs import Pair, with_interval
 from pipeline.predictor import MATCHED, MEAN, MEDIAN, Forecast, level
-
-COLD_UNITS: Final = {"K", "kelvin", "degC", "celsius"}  # of cloud tops: what matters is cold
+from pipeline.sums import ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +31,6 @@ class Measures:
     absolute: str = MEDIAN
     squared: str = MEAN
     events: str = MATCHED
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What counts as an event in one band.
-
-    Attributes:
-        thresholds: in the band's unit.
-        below: an event is a value under the threshold, not one at or over it.
-    """
-
-    thresholds: tuple[float, ...]
-    below: bool = False
-
-    def met(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """``(threshold, ...)``: where each event is; nowhere where values are NaN."""
-        limits = np.array(self.thresholds, np.float32).reshape(-1, *(1,) * values.ndim)
-        return values < limits if self.below else values >= limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,12 +70,12 @@ class Tally:
     @property
     def mae(self) -> NDArray[np.float64]:
         """Mean absolute error over all init times, ``(lead, band)``."""
-        return _ratio(self.absolute.sum(axis=0), self.count.sum(axis=0))
+        return ratio(self.absolute.sum(axis=0), self.count.sum(axis=0))
 
     @property
     def rmse(self) -> NDArray[np.float64]:
         """Root mean squared error, ``(lead, band)``."""
-        return np.sqrt(_ratio(self.squared.sum(axis=0), self.count.sum(axis=0)))
+        return np.sqrt(ratio(self.squared.sum(axis=0), self.count.sum(axis=0)))
 
     @property
     def csi(self) -> NDArray[np.float64]:
@@ -165,16 +147,6 @@ def meet(
     )
 
 
-def csi(events: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
-    """Hits over hits, false alarms and misses of the last axis; NaN where there are none."""
-    return _ratio(events[..., 0].astype(np.float64), events.sum(axis=-1))
-
-
-def below_counts(unit: str) -> bool:
-    """Whether an event of a band with this unit is a low value."""
-    return unit in COLD_UNITS
-
-
 def _names(measures: Measures) -> tuple[str, str, str]:
     return measures.absolute, measures.squared, measures.events
 
@@ -188,8 +160,7 @@ def _of(said: Forecast, quantity: str, lowest: NDArray[np.float32]) -> NDArray[n
 def _cells(said: NDArray[np.float32], truth: NDArray[np.float32], events: Events) -> NDArray[np.int64]:
     """``(lead, threshold, 3)`` of one band."""
     forecast, came = events.met(said) & np.isfinite(truth), events.met(truth)
-    parts = [(forecast & came), (forecast & ~came), (came & ~forecast)]
-    return np.stack([part.sum(axis=(2, 3)).T for part in parts], axis=-1).astype(np.int64)
+    return np.swapaxes(contingency(forecast, came, (2, 3)), 0, 1)
 
 
 def _coverage(said: Forecast, truth: NDArray[np.float32], lowest: NDArray[np.float32]) -> Coverage | None:
@@ -206,7 +177,3 @@ def _written(coverage: Coverage) -> dict[str, Any]:
 def _read(document: Mapping[str, Any]) -> Coverage:
     arrays = [np.array(document[field.name]) for field in fields(Coverage)[1:]]
     return Coverage(tuple(document["levels"]), *arrays)
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole != 0)

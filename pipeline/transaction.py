@@ -9,9 +9,10 @@ from typing import Any
 
 import zarr
 
+from pipeline.bucket import Location
 from pipeline.chunkio import tune
 from pipeline.errors import StoreError
-from pipeline.repository import BRANCH, Location, new_branch, point, trouble
+from pipeline.repository import BRANCH, new_branch, point, trouble
 
 SETTLED = "cubecast:settled"  # marks a snapshot that was never meant to be seen
 

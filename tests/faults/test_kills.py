@@ -20,18 +20,17 @@ import pytest
 from pipeline.cube import open_cube
 from pipeline.store import CubeStore
 from tests.faults.killing import PHASES, SIGNS, Disk, Site, held, name_of, phase_at_death
+from tests.faults.process import PATIENCE, Helper, await_end, helper
 from tests.faults.record import FULL, record, tries
 from tests.faults.watch import alive, family
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="follows processes in /proc")
 
-ROOT = Path(__file__).parents[2]
 CUBECAST = Path(sys.executable).with_name("cubecast")
 LEAST = 30 if FULL else 1  # kills in each phase
 ROUND = 30  # kills of one workspace
 CLI_EVERY = 6
 BACKLOG = 8  # files that wait, at most
-PATIENCE = 120  # seconds for an ingest, and for the children of a killed one to end
 DELAYS = {"staging": 0.3, "chunks": 0.2, "commit": 0.004, "barrier": 0.002, "ledger": 0.002}  # seconds, at most
 
 # An ingest a line, in a process of its own that has imported everything; it answers with the number of the process.
@@ -97,52 +96,6 @@ print("reads", reads, flush=True)
 
 
 @dataclass(slots=True)
-class Helper:
-    """A Python process that takes lines.
-
-    Attributes:
-        process: the process.
-        said: file that its errors go to, and its output where nobody waits for it.
-        read: how many lines of it were read.
-    """
-
-    process: subprocess.Popen[str]
-    said: Path
-    read: int = 0
-
-    def tell(self, line: object) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
-
-    def ask(self, line: object) -> str:
-        self.tell(line)
-        assert self.process.stdout
-        return self.process.stdout.readline()
-
-    def heard(self) -> list[str]:
-        """What it said since it was last listened to."""
-        said = self.said.read_text(encoding="utf-8").splitlines(keepends=True)
-        new = [line for line in said[self.read :] if line.endswith("\n")]
-        self.read += len(new)
-        return new
-
-    def reads(self) -> int:
-        """How often a reader that has ended had read the cube."""
-        return int(self.said.read_text(encoding="utf-8").split()[-1])
-
-
-@contextmanager
-def helper(program: str, said: Path, *, answers: bool) -> Iterator[Helper]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    with said.open("w") as file:
-        output = subprocess.PIPE if answers else file
-        streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output, "stderr": file, "text": True}
-        with subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=ROOT, **streams) as process:
-            yield Helper(process, said)
-
-
-@dataclass(slots=True)
 class Killer:
     """Starts ingests and kills them.
 
@@ -192,13 +145,6 @@ class Killer:
             os.killpg(victim, signal.SIGKILL)
         else:
             os.kill(victim, signal.SIGKILL)
-
-
-def await_end(pids: set[int]) -> None:
-    end = time.monotonic() + PATIENCE
-    while any(map(alive, pids)):
-        assert time.monotonic() < end, "children outlive a killed ingest"
-        time.sleep(0.002)
 
 
 @dataclass(slots=True)

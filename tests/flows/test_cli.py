@@ -10,6 +10,9 @@ from typer.testing import CliRunner, Result
 
 from flows.cli import app
 from flows.command import explain
+from pipeline.config import load
+from pipeline.cube import open_cube, store_of
+from pipeline.forecast import forecast as publish
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
 
@@ -120,6 +123,23 @@ def test_forecast_before_ingest_says_to_ingest(config: Path) -> None:
     done = cubecast("verify", "--config", config)
     assert done.exit_code == 1
     assert "run cubecast ingest first" in done.output
+
+
+def test_verify_prints_errors_and_on_request_every_score(config: Path) -> None:
+    text = config.read_text(encoding="utf-8") + "\n[verification]\nthresholds = {reflectance = [0.3]}\n"
+    config.write_text(text, encoding="utf-8")
+    assert cubecast("ingest", "--config", config).exit_code == 0
+    settings = load(config)
+    cube = open_cube(store_of(settings))
+    for slot in (2, 3):
+        publish(settings, None, init=cube.layout.axis.valid_time(slot))
+    short, long = (cubecast("verify", "--config", config, *more) for more in ((), ("--scores",)))
+    assert (short.exit_code, long.exit_code) == (0, 0), long.output
+    assert "jumpiness" not in short.output
+    assert all(word in long.output for word in ("correlation", "jumpiness", "CSI", "FSS 5 px"))
+    rows = json.loads(cubecast("verify", "--config", config, "--json").stdout)["scores"]
+    assert {row["predictor"] for row in rows} == {"forecast", "persistence", "extrapolation"}
+    assert rows[0]["events"][0]["threshold"] == 0.3
 
 
 def test_an_init_time_that_is_no_time_is_explained(config: Path) -> None:

@@ -21,8 +21,8 @@ from odc.geo.geobox import GeoBox
 from pystac.validation import JsonSchemaSTACValidator
 from rio_cogeo.cogeo import cog_validate
 
-from pipeline.catalog import publish
 from pipeline.predictor import Forecast, Source
+from pipeline.publishing import publish
 from pipeline.raster import sha256
 from pipeline.record import ModelRef, Outlet, RunRecord
 from pipeline.specs import BandSpec, ProductSpec, ProviderSpec

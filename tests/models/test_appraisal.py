@@ -12,8 +12,8 @@ from models.prediction import Network
 from pipeline.baselines import Ladder
 from pipeline.config import Settings
 from pipeline.evaluation import Scores, evaluate
-from pipeline.forecast import baselines
 from pipeline.metrics import ErrorSums
+from pipeline.rungs import baselines
 from tests.models.products import prepared
 
 

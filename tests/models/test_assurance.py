@@ -10,9 +10,9 @@ import pytest
 from models.assurance import Assurance
 from pipeline.baselines import Persistence
 from pipeline.errors import NotEnoughFramesError
-from pipeline.forecast import OfBands
 from pipeline.guard import Contest
 from pipeline.predictor import Context, Forecast, Source
+from pipeline.rungs import OfBands
 
 BANDS, LEADS, SIDE = (1,), 2, 24
 VALID = ((0.0, np.inf),)
@@ -56,23 +56,16 @@ def learned(network: Biased, count: int = 6) -> Assurance:
     return Assurance.learned([contest(seed, network) for seed in range(count)], BANDS, VALID, matched=1.0)
 
 
-def test_a_mended_forecast_has_the_matched_field_last_and_says_nothing_impossible() -> None:
+def test_a_mended_forecast_says_nothing_impossible() -> None:
     network, seen = Biased(bias=-0.3, width=0.4), sky(50)
     said = learned(network).of(network).predict(seen, LEADS)
-    assert said.quantities == ("mean", "q10", "q50", "q90", "matched")
+    assert said.quantities == ("mean", "q10", "q50", "q90")
     assert (np.nanmin(said.values), np.nanmin(network.predict(seen, LEADS).values)) == (0, pytest.approx(-0.7))
     assert (said.source == Source.NETWORK).all()
     low, median, high = (said.of(name) for name in ("q10", "q50", "q90"))
     known = np.isfinite(median)
     assert (low[known] <= median[known]).all()
     assert (median[known] <= high[known]).all()
-
-
-def test_the_matched_field_has_the_values_of_the_newest_frame() -> None:
-    network, seen = Biased(bias=0.4), sky(51)
-    said = learned(network).of(network).predict(seen, LEADS).of("matched")[0, 0, ..., 0]
-    newest = seen.values[0, -1, ..., 1]
-    np.testing.assert_allclose(np.sort(said[np.isfinite(newest)]), np.sort(newest[np.isfinite(newest)]), atol=1e-6)
 
 
 def test_a_network_that_is_worse_than_extrapolation_is_pulled_towards_it() -> None:
@@ -105,7 +98,7 @@ def test_a_network_without_quantiles_needs_no_calibration() -> None:
     plain = Biased(quantities=("mean",))
     found = learned(plain)
     assert found.calibration is None
-    assert found.of(plain).predict(sky(53), LEADS).quantities == ("mean", "matched")
+    assert found.of(plain).predict(sky(53), LEADS).quantities == ("mean",)
 
 
 @pytest.mark.parametrize("network", [Biased(bias=-0.2), Biased(quantities=("mean",))], ids=["quantiles", "mean"])

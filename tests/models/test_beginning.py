@@ -18,8 +18,8 @@ from models.prediction import Card, Network
 from models.validation import Judge, skill
 from pipeline.config import Settings
 from pipeline.errors import ModelError
-from pipeline.forecast import forecast_bands
 from pipeline.predictor import MATCHED
+from pipeline.rungs import forecast_bands
 from pipeline.samples import read_context
 from tests.models.products import again, changed, prepared
 

@@ -22,7 +22,11 @@ from models.registry import TAG, Registered, Registry, open_registry, tracking_u
 from models.trainings import Delivered, Training, Trainings
 from pipeline.config import Settings
 from pipeline.errors import ModelError, ServiceError
+from pipeline.forecast import forecast
+from pipeline.passport import Verdict, verify
 from pipeline.predictor import Context
+from pipeline.record import ModelRef
+from pipeline.rungs import Champion
 
 pytestmark = pytest.mark.slow  # MLflow's import and its database take 10 CPU-s, each model one
 
@@ -343,3 +347,48 @@ def test_the_logged_model_holds_no_pickle(product: Settings, make_network: Calla
     assert f"keras=={keras.__version__}" in needed.read_text()
     (card,) = (product.paths.mlflow / "artifacts").rglob("card.json")
     assert json.loads(card.read_text())["bands"] == ["reflectance"]
+
+
+def test_any_version_is_loaded_by_its_number_champion_or_not(
+    product: Settings, make_network: Callable[..., Network]
+) -> None:
+    registry = open_registry(product)
+    first, second = make_network(product, trained=True), make_network(product, trained=True, seed=1)
+    for network in (first, second):
+        register(registry, network, good=True)
+    assert registry.champion_version() == "1"
+    for version, network in (("1", first), ("2", second)):
+        found = registry.load_version(product, version)
+        assert found.ref.version == version
+        np.testing.assert_array_equal(found.bare.predict(seen(), 2).values, network.bare.predict(seen(), 2).values)
+
+
+def test_a_version_that_is_gone_is_an_error_that_names_it(
+    product: Settings, make_network: Callable[..., Network]
+) -> None:
+    registry = open_registry(product)
+    register(registry, make_network(product), good=True)
+    for version in ("2", "nonsense"):
+        with pytest.raises(ModelError, match=f"{product.product.name} version {version} \\(any more\\)"):
+            registry.load_version(product, version)
+
+
+def test_a_published_run_is_made_again_from_the_version_that_the_registry_keeps(
+    product: Settings, sky: Settings, make_network: Callable[..., Network], tmp_path: Path
+) -> None:
+    registry = open_registry(product)
+    product.workspace.mkdir(exist_ok=True)
+    product.paths.cube.symlink_to(sky.paths.cube)
+    register(registry, make_network(product, trained=True), good=True)
+    tile = product.forecast.tile
+    run = forecast(product, loaded(registry, product).champion(tile))
+
+    def load(settings: Settings, ref: ModelRef) -> Champion:
+        return open_registry(settings).load_version(settings, ref.version).champion(settings.forecast.tile)
+
+    found = verify(product, run, load)
+    assert (found.verdict, found.rasters) == (Verdict.EQUAL, 4), found
+    registry.client.delete_model_version(product.product.name, "1")
+    found = verify(product, run, load)
+    assert found.verdict is Verdict.LOST
+    assert "version 1 (any more)" in found.obstacles[0]

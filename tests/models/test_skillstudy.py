@@ -13,9 +13,9 @@ from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
 from pipeline.errors import NotEnoughFramesError
-from pipeline.forecast import Champion
 from pipeline.predictor import Context, Forecast
 from pipeline.record import ModelRef
+from pipeline.rungs import Champion
 from pipeline.store import CubeStore
 from tests.models.products import changed
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -14,12 +16,15 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
+from pipeline.bucket import Bucket
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube
 from pipeline.ingest import Report, ingest
 from pipeline.ledger import Ledger
+from pipeline.record import Outlet
 from pipeline.scene import mask_path
 from pipeline.store import CubeStore
+from tests.pipeline.published import an_outlet
 
 ORIGIN = datetime(2024, 6, 1, 5, tzinfo=UTC)
 CADENCE = timedelta(minutes=5)
@@ -149,3 +154,34 @@ def make_product(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prod
 @pytest.fixture
 def product(make_product: Callable[..., Product]) -> Product:
     return make_product()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server."""
+    from moto.server import ThreadedMotoServer  # takes seconds
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty place in a bucket, and the rights to it."""
+    own = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    name = f"forecasts-{uuid4().hex[:8]}"
+    with urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{name}", method="PUT")):
+        return Bucket(f"s3://{name}/all", endpoint=s3_server)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def outlet(request: pytest.FixtureRequest, tmp_path: Path) -> Outlet:
+    """Where the runs of a made-up product come out."""
+    if request.param == "folder":
+        return an_outlet(tmp_path)
+    return an_outlet(request.getfixturevalue("s3_bucket"), made_in=tmp_path)

@@ -1,506 +1,111 @@
 from __future__ import annotations
 
-import itertools
-import json
-import os
-import resource
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
-import rasterio
-from affine import Affine
-from hypothesis import given
-from hypothesis import strategies as st
-from odc.geo import CRS
-from odc.geo.geobox import GeoBox
 
-from pipeline.catalog import PublishedRun, latest, publish, published_alike, read_run, runs, sweep
-from pipeline.errors import PublishError
-from pipeline.predictor import Forecast, Source
-from pipeline.raster import encode, read_dn, sha256
-from pipeline.record import ModelRef, Outlet, RunRecord, run_folder, run_key
-from pipeline.sheets import stored_bands
-from pipeline.specs import INTEGER_TYPES, BandSpec, ProductSpec, Resolution
-
-INIT = datetime(2020, 4, 1, 13, 10, tzinfo=UTC)
-GRID = GeoBox((30, 40), Affine(1000, 0, 5e5, 0, -1000, 5e6), CRS("EPSG:32633"))
-WIDER = GeoBox((32, 42), GRID.transform, GRID.crs)
-DBZ = BandSpec(name="reflectivity", dtype="uint8", units="dBZ", scale=0.5, offset=-32, nodata=255)
-RUN = RunRecord(
-    init=INIT,
-    cadence=timedelta(minutes=5),
-    model=ModelRef("radar", "3", "network"),
-    snapshot="CUBE1",
-    scenes=("a.tif", "b.tif"),
-    specification='{"horizon": 2}',
-    code_version="0.1.0",
-)
+from pipeline.catalog import LATEST, PublishedRun, find_run, latest, read_run, runs
+from pipeline.errors import PublishError, WithdrawnError
+from pipeline.record import Outlet, run_key
+from pipeline.shelf import shelf_at
+from pipeline.withdrawal import withdraw
+from tests.pipeline.published import INIT, PRODUCT, RUN, an_outlet, at, publish_run, the_latest, visible
 
 
-def _outlet(root: Path, *bands: BandSpec) -> Outlet:
-    return Outlet(ProductSpec(name="radar", licence="CC-BY-4.0", attribution="© FMI"), bands or (DBZ,), GRID, root)
-
-
-def _forecast(bands: int = 1, quantities: tuple[str, ...] = ("mean",), leads: int = 2) -> Forecast:
-    """Every value tells its lead, quantity and band; the upper left corner is missing."""
-    lead, quantity, y, x, band = np.indices((leads, len(quantities), *GRID.shape, bands))
-    values = (lead + 3 * quantity + 7 * band + (y % 4) / 2 + (x % 2) / 2).astype(np.float32)[None]
-    values[:, :, :, :2, :3] = np.nan
-    source = np.full((1, leads, *GRID.shape), Source.NETWORK, np.uint8)
-    source[:, :, :2, :3] = Source.NONE
-    age = np.where(source == Source.NONE, np.nan, 1.5).astype(np.float32)
-    return Forecast(values, source, age, quantities)
-
-
-def _publish(root: Path, run: RunRecord = RUN, created: datetime | None = None) -> Path:
-    return publish(_forecast(), run, _outlet(root), {"crs": True, "coverage": 0.99, "note": "no"}, created=created)
-
-
-def _at(minutes: int) -> RunRecord:
-    return replace(RUN, init=INIT + timedelta(minutes=minutes))
-
-
-def _visible(root: Path) -> list[PublishedRun]:
-    return list(runs(root, "radar"))
-
-
-def _latest(root: Path) -> PublishedRun:
-    newest = latest(root, "radar")
-    assert newest is not None
-    return newest
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_a_run_is_three_files_a_lead_and_a_manifest(tmp_path: Path) -> None:
-    folder = _publish(tmp_path)
-    assert folder.parent == tmp_path / "radar/2020/04/01/20200401T1310Z"
-    leads = [f"lead-{minutes}m{end}" for minutes in ("0005", "0010") for end in (".tif", "-quality.tif", ".json")]
-    assert sorted(_files(folder)) == sorted([*leads, "run.json"])
-    assert not list(tmp_path.glob(".staging-*"))
-
-
-def test_a_run_reads_back_in_physical_units(tmp_path: Path) -> None:
-    forecast = _forecast(quantities=("mean", "q10"))
-    folder = publish(forecast, RUN, _outlet(tmp_path), {})
-    np.testing.assert_array_equal(read_run(folder).read(10), forecast.values[0, 1])
-
-
-def test_what_a_run_was_made_of_reads_back(tmp_path: Path) -> None:
-    run = read_run(_publish(tmp_path, created=INIT))
-    assert (run.init, run.created, run.product, run.model) == (INIT, INIT, "radar", RUN.model)
-    assert (run.snapshot, run.scenes, run.run_key) == ("CUBE1", RUN.scenes, run_key(RUN, _outlet(tmp_path)))
-
-
-def test_the_manifest_holds_the_checksum_of_every_file(tmp_path: Path) -> None:
-    folder = _publish(tmp_path)
-    assert _damaged(folder) == []
-
-
-def _damaged(folder: Path) -> list[str]:
-    leads = json.loads((folder / "run.json").read_text())["leads"]
-    files = [lead[part] for lead in leads for part in ("values", "quality", "item")]
-    assert len(files) == 6
-    return [file["name"] for file in files if sha256(folder / file["name"]) != file["sha256"]]
-
-
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (_files(_publish(tmp_path / name, created=INIT)) for name in ("one", "two"))
-    assert first == second
-
-
-def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
-    folder = _publish(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
-    assert publish(_forecast(leads=1), RUN, _outlet(tmp_path), {}) == folder
-    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
-    assert before == {**after, tmp_path / "radar/.lock": before[tmp_path / "radar/.lock"]}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"init": INIT + timedelta(minutes=5)},
-        {"cadence": timedelta(minutes=10)},
-        {"model": ModelRef("radar", "4", "network")},
-        {"snapshot": "CUBE2"},
-        {"scenes": ("a.tif",)},
-        {"specification": '{"horizon": 3}'},
-        {"code_version": "0.2.0"},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_each_fact_of_a_run_changes_its_key(tmp_path: Path, change: dict) -> None:
-    outlet = _outlet(tmp_path)
-    assert run_key(replace(RUN, **change), outlet) != run_key(RUN, outlet)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"product": ProductSpec(name="radar", licence="CC0-1.0", attribution="© FMI")},
-        {"bands": (DBZ.model_copy(update={"scale": 1.0}),)},
-        {"grid": WIDER},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_each_fact_of_the_product_changes_the_key(tmp_path: Path, change: dict) -> None:
-    outlet = _outlet(tmp_path)
-    assert run_key(RUN, replace(outlet, **change)) != run_key(RUN, outlet)
-
-
-def test_the_key_knows_neither_folders_nor_the_layout_of_json(tmp_path: Path) -> None:
-    other = replace(RUN, specification='{ "horizon":2 }')
-    assert run_key(other, _outlet(tmp_path / "b")) == run_key(RUN, _outlet(tmp_path / "a"))
-
-
-def test_several_bands_and_quantities_are_named_by_both(tmp_path: Path) -> None:
-    bands = (DBZ, DBZ.model_copy(update={"name": "top"}))
-    forecast = _forecast(2, ("mean", "q90"))
-    run = read_run(publish(forecast, RUN, _outlet(tmp_path, *bands), {}))
-    with rasterio.open(run.leads[5]) as dataset:
-        assert dataset.descriptions == ("reflectivity_mean", "top_mean", "reflectivity_q90", "top_q90")
-        assert dataset.tags(2) == {"cube_band": "top", "quantity": "mean"}
-        assert dataset.tags(4) == {"cube_band": "top", "quantity": "q90", "probability": "0.9"}
-    np.testing.assert_array_equal(run.read(5), forecast.values[0, 0])
-
-
-KELVIN = BandSpec(name="kelvin", dtype="uint16", units="K", scale=0.01, nodata=65535)
-
-
-def test_bands_that_cannot_share_a_file_are_written_as_physical_floats(tmp_path: Path) -> None:
-    forecast = _forecast(2)
-    outlet = replace(_outlet(tmp_path, DBZ, KELVIN), resolution="scenes")
-    run = read_run(publish(forecast, RUN, outlet, {}))
-    with rasterio.open(run.leads[5]) as dataset:
-        assert (dataset.dtypes[0], str(dataset.nodata), dataset.scales) == ("float32", "nan", (1, 1))
-        assert dataset.units == ("dBZ", "K")
-    np.testing.assert_array_equal(run.read(5), forecast.values[0, 0])
-
-
-def test_integers_of_several_kinds_share_a_file_of_the_widest(tmp_path: Path) -> None:
-    forecast = _forecast(2)
-    run = read_run(publish(forecast, RUN, _outlet(tmp_path, DBZ, KELVIN), {}))
-    with rasterio.open(run.leads[5]) as dataset:
-        assert (dataset.dtypes[0], dataset.nodata) == ("uint32", 2**32 - 1)
-        assert (dataset.scales, dataset.offsets) == ((0.5 / 16, 0.01 / 16), (-32, 0))
-    np.testing.assert_allclose(run.read(5), forecast.values[0, 0], atol=0.01 / 32)
-
-
-@pytest.mark.parametrize(("resolution", "worst"), [("scenes", 0.25), ("fine", 0.25 / 16)])
-def test_a_fine_forecast_is_rounded_16_times_less_than_the_scenes(
-    tmp_path: Path, resolution: Resolution, worst: float
-) -> None:
-    values = np.random.default_rng(0).uniform(-32, 95, (1, 2, 1, *GRID.shape, 1)).astype(np.float32)
-    forecast = replace(_forecast(), values=values)
-    run = read_run(publish(forecast, RUN, replace(_outlet(tmp_path), resolution=resolution), {}))
-    off = np.abs(run.read(10) - values[0, 1])
-    assert 0.9 * worst < off.max() <= worst * 1.0001
-
-
-def test_a_resolution_has_its_own_folder(tmp_path: Path) -> None:
-    fine = _outlet(tmp_path)
-    assert run_key(RUN, fine) != run_key(RUN, replace(fine, resolution="scenes"))
-
-
-def _kind(band: BandSpec) -> tuple[str, float, float]:
-    (stored,) = stored_bands((band,), "fine")
-    return stored.dtype, band.scale / stored.scale, stored.fill
-
-
-@pytest.mark.parametrize(
-    ("dtype", "limits", "expected"),
-    [
-        ("uint8", (None, None), ("uint16", 16, 65535)),
-        ("int8", (None, None), ("int16", 16, -32768)),
-        ("int16", (0, 1023), ("uint16", 16, 65535)),
-        ("int16", (-1, 1023), ("int16", 16, -32768)),
-        ("int16", (-4000, 1023), ("int32", 16, -(2**31))),
-        ("uint16", (None, None), ("uint32", 16, 2**32 - 1)),
-        ("uint16", (None, 4095), ("uint16", 16, 65535)),
-        ("uint16", (None, 4096), ("uint32", 16, 2**32 - 1)),
-        ("int32", (None, None), ("int32", 1, -(2**31))),
-        ("uint32", (0, 2**28 - 1), ("uint32", 16, 2**32 - 1)),
-        ("uint32", (0, 2**28), ("uint32", 1, 2**32 - 1)),
-        ("float32", (0, 1), ("float32", 1, pytest.approx(np.nan, nan_ok=True))),
-    ],
-)
-def test_fine_steps_take_the_first_type_that_holds_all_that_is_possible(
-    dtype: str, limits: tuple[float | None, float | None], expected: tuple[str, float, float]
-) -> None:
-    low, high = limits
-    assert _kind(BandSpec(name="b", dtype=dtype, valid_min=low, valid_max=high)) == expected  # pyright: ignore[reportArgumentType]  # parameters are plain text
-
-
-@given(
-    st.sampled_from(INTEGER_TYPES),
-    st.floats(0.001, 100),
-    st.floats(-500, 500),
-    st.integers(-(2**31), 2**32 - 1),
-)
-def test_every_dn_of_the_scenes_is_kept_by_a_fine_file(dtype: str, scale: float, offset: float, seed: int) -> None:
-    band = BandSpec(name="b", dtype=dtype, scale=scale, offset=offset)  # pyright: ignore[reportArgumentType]  # as above
-    (stored,) = stored_bands((band,), "fine")
-    info = np.iinfo(dtype)
-    dn = np.array([info.min + (info.min < 0), info.max - (info.min == 0), np.clip(seed, info.min + 1, info.max - 1)])
-    physical = dn * scale + offset
-    np.testing.assert_array_equal(encode(physical, stored), np.rint(dn * scale / stored.scale))
-
-
-def test_the_quality_file_has_the_source_and_the_age_in_minutes(tmp_path: Path) -> None:
-    path = _publish(tmp_path) / "lead-0005m-quality.tif"
-    source, age = read_dn(path)
-    assert (source[0, 0], source[9, 9]) == (Source.NONE, Source.NETWORK)
-    assert (age[0, 0], age[9, 9]) == (65535, 8)  # 1.5 slots of 5 minutes
-    with rasterio.open(path) as dataset:
-        assert (dataset.descriptions, dataset.units, dataset.nodata) == (("source", "input_age"), ("1", "min"), 65535)
-        assert dataset.tags(1)["flag_meanings"].split()[Source.NETWORK] == "network"
-
-
-def test_runs_come_oldest_first_whatever_the_order_of_publication(tmp_path: Path) -> None:
+def test_runs_come_oldest_first_whatever_the_order_of_publication(outlet: Outlet) -> None:
     for minutes in (5, 60 * 24, 0, -60 * 24 * 40):
-        _publish(tmp_path, _at(minutes))
-    inits = [run.init for run in _visible(tmp_path)]
+        publish_run(outlet, at(minutes))
+    inits = [run.init for run in visible(outlet.place)]
     assert inits == sorted(inits)
     assert len(inits) == 4
 
 
-def test_latest_never_goes_back_to_an_older_init(tmp_path: Path) -> None:
-    newest = _publish(tmp_path, _at(10))
-    _publish(tmp_path, _at(0))
-    _publish(tmp_path, _at(10))
-    assert _latest(tmp_path).path == newest
+def test_latest_never_goes_back_to_an_older_init(outlet: Outlet) -> None:
+    newest = publish_run(outlet, at(10))
+    publish_run(outlet, at(0))
+    publish_run(outlet, at(10))
+    assert the_latest(outlet.place).path == newest
 
 
-def test_of_two_runs_of_one_init_the_later_made_is_the_latest(tmp_path: Path) -> None:
-    late = _publish(tmp_path, replace(RUN, snapshot="B"), created=INIT + timedelta(hours=2))
-    _publish(tmp_path, replace(RUN, snapshot="A"), created=INIT + timedelta(hours=1))
-    assert _latest(tmp_path).path == late
+def test_of_two_runs_of_one_init_the_later_made_is_the_latest(outlet: Outlet) -> None:
+    late = publish_run(outlet, replace(RUN, snapshot="B"), created=INIT + timedelta(hours=2))
+    publish_run(outlet, replace(RUN, snapshot="A"), created=INIT + timedelta(hours=1))
+    assert the_latest(outlet.place).path == late
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", '{"path": "2020/04/01/gone"}'])
-def test_latest_is_found_without_its_pointer(tmp_path: Path, text: str | None) -> None:
-    newest = _publish(tmp_path, _at(5))
-    _publish(tmp_path, _at(0))
-    pointer = tmp_path / "radar/latest.json"
-    pointer.unlink() if text is None else pointer.write_text(text)
-    assert _latest(tmp_path).path == newest
+def test_latest_is_found_without_its_pointer(outlet: Outlet, text: str | None) -> None:
+    newest = publish_run(outlet, at(5))
+    publish_run(outlet, at(0))
+    shelf_at(outlet.place, PRODUCT).update(LATEST, lambda: text)
+    assert the_latest(outlet.place).path == newest
 
 
-def test_latest_steps_back_when_its_run_is_removed(tmp_path: Path) -> None:
-    older = _publish(tmp_path, _at(0))
-    shutil.rmtree(_publish(tmp_path, _at(5)))
-    assert _latest(tmp_path).path == older
+def test_latest_steps_back_when_its_run_is_removed(outlet: Outlet) -> None:
+    older = publish_run(outlet, at(0))
+    newer = publish_run(outlet, at(5))
+    shelf = shelf_at(outlet.place, PRODUCT)
+    shelf.drop(next(entry for entry in shelf.entries("2020/04/01") if entry.key == newer.name))
+    assert the_latest(outlet.place).path == older
 
 
-def test_there_is_no_latest_before_the_first_run(tmp_path: Path) -> None:
-    assert latest(tmp_path, "radar") is None
-    assert _visible(tmp_path) == []
+def test_there_is_no_latest_before_the_first_run(outlet: Outlet) -> None:
+    assert latest(outlet.place, PRODUCT) is None
+    assert visible(outlet.place) == []
 
 
-def test_products_in_one_root_do_not_see_each_other(tmp_path: Path) -> None:
-    _publish(tmp_path)
-    assert list(runs(tmp_path, "satellite")) == []
-
-
-@pytest.mark.parametrize("value", [False, np.False_, float("nan"), np.float32("inf")])
-def test_a_failed_check_is_not_published(tmp_path: Path, value: float) -> None:
-    with pytest.raises(PublishError, match="every check holds, found bias = "):
-        publish(_forecast(), RUN, _outlet(tmp_path), {"fine": True, "bias": value})
-    assert _visible(tmp_path) == []
-
-
-def test_checks_of_numpy_types_reach_the_manifest(tmp_path: Path) -> None:
-    folder = publish(_forecast(), RUN, _outlet(tmp_path), {"a": np.True_, "b": np.float32(0.5)})
-    assert json.loads((folder / "run.json").read_text())["checks"] == {"a": True, "b": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("value", "claim"), [(np.nan, "at least one value.*10 minutes"), (np.inf, "infinite.*10 minutes")]
-)
-def test_an_empty_or_infinite_lead_is_not_published(tmp_path: Path, value: float, claim: str) -> None:
-    forecast = _forecast()
-    forecast.values[0, 1] = value
-    with pytest.raises(PublishError, match=claim):
-        publish(forecast, RUN, _outlet(tmp_path), {})
-    assert _visible(tmp_path) == []
-
-
-def test_a_forecast_on_another_grid_is_not_published(tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match=r"\(1, 32, 42, 1\).*found \(1, 30, 40, 1\)"):
-        publish(_forecast(), RUN, replace(_outlet(tmp_path), grid=WIDER), {})
-
-
-@pytest.mark.parametrize(
-    ("change", "claim"),
-    [
-        ({"init": INIT.replace(tzinfo=None)}, "UTC"),
-        ({"cadence": timedelta(seconds=90)}, "whole minutes"),
-        ({"specification": "x"}, "is JSON, found 'x'"),
-    ],
-)
-def test_a_run_record_that_cannot_be_named_is_refused(change: dict, claim: str) -> None:
-    with pytest.raises(ValueError, match=claim):
-        replace(RUN, **change)
-
-
-def test_a_folder_without_manifest_is_no_run_and_gives_way_to_one(tmp_path: Path) -> None:
-    folder = run_folder(RUN, _outlet(tmp_path))
-    folder.mkdir(parents=True)
-    (folder / "lead-0005m.tif").touch()
-    assert _visible(tmp_path) == []
-    with pytest.raises(PublishError, match=r"readable run\.json"):
-        read_run(folder)
-    assert _damaged(_publish(tmp_path)) == []
+def test_products_in_one_place_do_not_see_each_other(outlet: Outlet) -> None:
+    publish_run(outlet)
+    assert list(runs(outlet.place, "satellite")) == []
 
 
 def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
-    manifest = _publish(tmp_path) / "run.json"
+    manifest = publish_run(an_outlet(tmp_path)) / "run.json"
     manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
     with pytest.raises(PublishError, match="schema_version 99, this cubecast reads 1"):
         read_run(manifest.parent)
 
 
-def test_only_old_leftovers_are_swept(tmp_path: Path) -> None:
-    run = _publish(tmp_path)
-    old, young = (tmp_path / f".staging-{name}" for name in ("old", "young"))
-    for folder in (old, young):
-        folder.mkdir()
-        (folder / "lead-0005m.tif").touch()
-    os.utime(old, (0, 0))
-    os.utime(run, (0, 0))
-    assert sweep(tmp_path, timedelta(hours=6)) == [old]
-    assert young.exists()
-    assert len(_visible(tmp_path)) == 1
+def test_a_run_that_goes_while_runs_are_listed_is_left_out(outlet: Outlet) -> None:
+    for minutes in (0, 60 * 24):
+        publish_run(outlet, at(minutes))
+    listed = runs(outlet.place, PRODUCT)
+    first = next(listed)
+    withdraw(outlet.place, PRODUCT, "2020-04-02T13:10Z", "while others look")
+    assert first.init == INIT
+    assert list(listed) == []
 
 
-def test_others_may_read_a_run_as_any_new_folder(tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    assert _publish(tmp_path).stat().st_mode == plain.stat().st_mode
+def _found(outlet: Outlet, name: str) -> PublishedRun:
+    return find_run(outlet.place, PRODUCT, name)
 
 
-def test_publishers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        folders = list(pool.map(lambda minutes: _publish(tmp_path, _at(minutes)), [10, 0, 5, 5]))
-    assert len(_visible(tmp_path)) == 3
-    assert _latest(tmp_path).path == folders[0]
-    links = json.loads((tmp_path / "radar/2020/04/01/catalog.json").read_text())["links"]
-    assert len(links) == 6
+def test_a_run_is_found_by_key_by_init_time_and_by_path(outlet: Outlet) -> None:
+    path = publish_run(outlet)
+    publish_run(outlet, at(5))
+    names = [path.name, "2020-04-01T13:10Z", "20200401T1310Z", path.as_posix(), f"{path.parent.as_posix()}/"]
+    assert {_found(outlet, name).path for name in names} == {path}
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Folders of publishes that died at their first, second, ... access to the file system."""
-    return _in_a_process_of_its_own("_die_at_every_step", tmp_path_factory.mktemp("killed"))
+def test_a_name_that_is_no_run_s_is_refused_with_a_reason(outlet: Outlet) -> None:
+    for snapshot in "AB":
+        publish_run(outlet, replace(RUN, snapshot=snapshot))
+    with pytest.raises(PublishError, match="2 are called 2020-04-01T13:10Z: say which by its key, "):
+        _found(outlet, "2020-04-01T13:10Z")
+    for name in ("2020-04-01T13:15Z", "0123456789ab"):
+        with pytest.raises(PublishError, match=f"none is called {name}"):
+            _found(outlet, name)
+    for name in ("", "yesterday", "/"):
+        with pytest.raises(PublishError, match="its path, found"):
+            _found(outlet, name)
 
 
-def test_a_killed_publish_shows_a_whole_run_or_none(killed: list[Path]) -> None:
-    seen = [len(_visible(step)) for step in killed]
-    assert set(seen) == {0, 1}
-    assert seen == sorted(seen)
-    for step in killed:
-        assert all(not _damaged(run.path) for run in _visible(step))
-        assert _latest_or_none(step) == ([run.path for run in _visible(step)] or [None])[-1]
-
-
-def test_publishing_again_completes_what_was_killed(tmp_path: Path, killed: list[Path]) -> None:
-    for left in killed:
-        step = shutil.copytree(left, tmp_path / left.name)
-        folder = _publish(step)
-        assert _damaged(folder) == []
-        assert json.loads((step / "radar/latest.json").read_text())["run_key"] == folder.name
-        assert len(json.loads((step / "radar/2020/04/01/catalog.json").read_text())["links"]) == 2
-
-
-def test_a_full_disk_shows_no_run(tmp_path: Path) -> None:
-    for step in _in_a_process_of_its_own("_fill_the_disk", tmp_path):
-        assert _visible(step) == []
-        assert list(step.glob(".staging-*")) == []
-
-
-def _latest_or_none(root: Path) -> Path | None:
-    newest = latest(root, "radar")
-    return newest.path if newest else None
-
-
-def _in_a_process_of_its_own(name: str, root: Path) -> list[Path]:
-    """Runs a function of this file in a fresh interpreter: it forks, which a process with TensorFlow must not."""
-    script = "import runpy, sys, pathlib; runpy.run_path(sys.argv[1])[sys.argv[2]](pathlib.Path(sys.argv[3]))"
-    subprocess.run([sys.executable, "-c", script, __file__, name, str(root)], check=True, timeout=300)
-    folders = sorted(root.iterdir(), key=lambda folder: int(folder.name))
-    assert len(folders) > 1
-    return folders
-
-
-def _forked(action: Callable[[], object]) -> int:
-    """Exit code of ``action`` in a child: 0, or 1 where it raised."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as the test
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _die_at_every_step(root: Path) -> None:
-    """Publishes below ``root/<n>`` and dies at the n-th access to the file system, until one publish survives."""
-    shutil.rmtree(_publish(root / "0").parents[5])  # imports what publish imports late, once for all children
-    for step in itertools.count(1):
-        folder = root / str(step)
-        if _forked(lambda folder=folder, step=step: (_die_at(step, folder), _publish(folder))) == 0:
-            return
-
-
-def _die_at(step: int, folder: Path) -> None:
-    folder.mkdir()
-    left = itertools.count(step - 1, -1)
-
-    def count(event: str, arguments: tuple) -> None:
-        touches = event in {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"} and str(folder) in str(
-            arguments[0]
-        )
-        if touches and next(left) == 0:
-            os._exit(9)
-
-    sys.addaudithook(count)
-
-
-def _fill_the_disk(root: Path) -> None:
-    """Publishes below ``root/<size>`` where no file can grow beyond ``size`` bytes."""
-    for size in (0, 100, 1000, 2500):
-        folder = root / str(size)
-        folder.mkdir()
-        code = _forked(
-            lambda folder=folder, size=size: (resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)), _publish(folder))
-        )
-        assert code == 1
-
-
-def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) -> None:
-    """Intervals follow the newest scores; asked again for the same init time, there is one run, not one for each."""
-    folder = _publish(tmp_path, replace(RUN, specification='{"horizon": 2, "widths": [[1.2]]}'))
-    assert published_alike(RUN, _outlet(tmp_path), but="widths") == folder
-    assert published_alike(RUN, _outlet(tmp_path), but="horizon") is None
-
-
-@pytest.mark.parametrize(
-    "other",
-    [_at(5), replace(RUN, snapshot="CUBE2"), replace(RUN, specification='{"horizon": 3}')],
-    ids=["init", "snapshot", "horizon"],
-)
-def test_a_run_of_another_making_is_not_taken_for_it(tmp_path: Path, other: RunRecord) -> None:
-    _publish(tmp_path)
-    assert published_alike(other, _outlet(tmp_path), but="widths") is None
+def test_whoever_opens_a_withdrawn_run_is_told_why(tmp_path: Path) -> None:
+    outlet = an_outlet(tmp_path)
+    path = publish_run(outlet)
+    withdraw(tmp_path, PRODUCT, path.name, "a scene was of another day", now=INIT)
+    for read in (lambda: read_run(path), lambda: _found(outlet, run_key(RUN, outlet))):
+        with pytest.raises(WithdrawnError, match="withdrawn 2020-04-01T13:10:00Z: a scene was of another day"):
+            read()

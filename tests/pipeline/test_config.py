@@ -239,3 +239,17 @@ def test_quantiles_that_no_network_could_forecast_are_refused_before_anything_is
     with pytest.raises(ValidationError, match=r"rise between 0 and 1 with 0\.5 among them, found"):
         TrainingSpec(quantiles=levels)
     assert TrainingSpec(quantiles=(0.5,)).quantiles == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rule"),
+    [
+        ("verification.scales", [1, 4], "scales are odd"),
+        ("verification.thresholds", {"value": [2, 1]}, "thresholds rise"),
+        ("verification.spans", {"value": [1, 1]}, "from a lower value to a higher one"),
+        ("verification.thresholds", {"rain": [1]}, "name forecast bands, ['value'], found 'rain'"),
+        ("verification.spans", {"rain": [0, 1]}, "name forecast bands, ['value'], found 'rain'"),
+    ],
+)
+def test_scores_that_cannot_be_made_are_refused(path: str, value: object, rule: str) -> None:
+    assert rule in refusal(changed(path, value))

@@ -12,8 +12,8 @@ from pipeline.baselines import Ladder, Persistence
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.evaluation import Answer, errors, evaluate
-from pipeline.forecast import OfBands
 from pipeline.predictor import Context, Forecast
+from pipeline.rungs import OfBands
 from pipeline.samples import Sample, read_context, sample
 from pipeline.specs import BandSpec, SampleSpec
 

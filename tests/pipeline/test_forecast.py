@@ -2,41 +2,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.baselines import Ladder, Persistence
+from pipeline.baselines import Ladder
 from pipeline.catalog import read_run
 from pipeline.config import Settings
 from pipeline.errors import NotEnoughFramesError
-from pipeline.forecast import (
-    Champion,
-    Normalised,
-    OfBands,
-    Tiled,
-    Untold,
-    baselines,
-    choose_init,
-    crop,
-    forecast,
-    forecast_bands,
-    ladder,
-    look,
-)
-from pipeline.grid import Window
-from pipeline.normalise import Statistics
-from pipeline.predictor import Context, Forecast, Source
+from pipeline.forecast import choose_init, forecast, look
+from pipeline.predictor import Source
 from pipeline.record import ModelRef
+from pipeline.rungs import Champion, baselines, forecast_bands, ladder
 from pipeline.samples import read_context
+from tests.pipeline.seers import Half, Listening, context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,171 +30,6 @@ if TYPE_CHECKING:
 REF = ModelRef("fake", "1", "network")
 STILL = {"stuck": "off", "level": "off", "zeros_are_values": True}  # what nothing moves in is no fault here
 SAMPLES = {"context_frames": 3, "max_age": 4, "horizon": 2}
-
-
-@dataclass(frozen=True)
-class Blurred:
-    """The newest frame under a box that reaches ``radius`` pixels, over means of patches; counts in horizon and age."""
-
-    radius: int
-    patch: int = 1
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        newest = context.values[:, -1]
-        fields = np.stack([self._blur(one) for one in newest])
-        values = np.stack([fields + lead for lead in range(horizon)], axis=1)[:, :, np.newaxis]
-        source = np.full((len(newest), horizon, *context.grid_shape), Source.NETWORK, np.uint8)
-        age = np.repeat(newest[:, np.newaxis, ..., 0], horizon, axis=1)
-        return Forecast(values.astype(np.float32), source, age)
-
-    def _blur(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
-        height, width, bands = field.shape
-        side = 2 * self.radius + 1
-        padded = np.pad(field, ((0, -height % self.patch), (0, -width % self.patch), (0, 0)))
-        blocks = padded.reshape(-(-height // self.patch), self.patch, -(-width // self.patch), self.patch, bands)
-        coarse = np.repeat(np.repeat(blocks.mean(axis=(1, 3)), self.patch, axis=0), self.patch, axis=1)
-        both = coarse[:height, :width] + field
-        soft = cv2.boxFilter(both, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
-        return np.asarray(soft, np.float32).reshape(field.shape)
-
-
-@dataclass(frozen=True)
-class Half:
-    """Says 7 in the left half and nothing in the right one."""
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        said = Persistence().predict(context, horizon)
-        known = np.arange(context.grid_shape[1]) < context.grid_shape[1] // 2
-        values = np.where(known[:, np.newaxis], np.float32(7), np.float32(np.nan))
-        source = np.where(known, np.uint8(Source.NETWORK), np.uint8(Source.NONE))
-        return replace(
-            said,
-            values=np.broadcast_to(values, said.values.shape).copy(),
-            source=np.broadcast_to(source, said.source.shape).copy(),
-        )
-
-
-def context(height: int, width: int, frames: int = 2, bands: int = 2, seed: int = 0) -> Context:
-    values = np.random.default_rng(seed).integers(0, 100, (1, frames, height, width, bands)).astype(np.float32)
-    ages = np.arange(frames, dtype=np.float32)[np.newaxis, ::-1]
-    return Context(values, np.ones(values.shape, bool), (-300 * ages).astype(np.int64), ages)
-
-
-def told(seen: Context, leads: int) -> Context:
-    """Each pixel's covariates: its row and its column, and the number of its time."""
-    y, x = np.indices(seen.grid_shape, np.float32)
-    times = seen.values.shape[1] + leads
-    channels = np.stack([np.dstack([y, x, np.full_like(y, time)]) for time in range(times)])
-    return replace(seen, covariates=channels[np.newaxis])
-
-
-@dataclass(frozen=True)
-class Listening:
-    """Says the covariates of each lead, in as many bands as the context has."""
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        said = Persistence().predict(context, horizon)
-        leads = given_to(context)[:, -horizon:, np.newaxis, ..., : context.values.shape[-1]]
-        return replace(said, values=leads.copy())
-
-
-def given_to(context: Context) -> NDArray[np.float32]:
-    assert context.covariates is not None
-    return context.covariates
-
-
-# --- wrappers -------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(0, 12), st.sampled_from([1, 2, 4]))
-def test_tiles_leave_no_trace_of_a_predictor_with_finite_reach(
-    height: int, width: int, size: int, radius: int, patch: int
-) -> None:
-    """Sides need be no multiple of tile or patch."""
-    inner, seen = Blurred(radius, patch), context(height, width)
-    tiled, whole = Tiled(inner, size, radius + patch - 1, patch).predict(seen, 2), inner.predict(seen, 2)
-    np.testing.assert_array_equal(tiled.values, whole.values)  # sums of whole numbers are exact
-    np.testing.assert_array_equal(tiled.source, whole.source)
-    np.testing.assert_array_equal(tiled.age, whole.age)
-
-
-def test_tiles_without_their_surroundings_do_leave_a_trace() -> None:
-    inner, seen = Blurred(3), context(60, 70)
-    tiled, whole = Tiled(inner, 16, 2).predict(seen, 1), inner.predict(seen, 1)
-    assert (tiled.values != whole.values).any()
-
-
-@dataclass
-class Counted:
-    """Persistence that counts how often it was asked."""
-
-    asked: int = 0
-
-    def predict(self, context: Context, horizon: int) -> Forecast:
-        self.asked += 1
-        return Persistence().predict(context, horizon)
-
-
-@pytest.mark.parametrize(("shape", "calls"), [((16, 16), 1), ((8, 32), 1), ((8, 33), 3), ((17, 17), 4)])
-def test_a_frame_that_needs_no_more_memory_than_a_tile_is_not_cut(shape: tuple[int, int], calls: int) -> None:
-    inner = Counted()
-    Tiled(inner, 16, halo=4).predict(context(*shape), 2)
-    assert inner.asked == calls
-
-
-def test_a_crop_holds_what_lies_in_its_window() -> None:
-    seen = context(20, 30)
-    part = crop(seen, Window(3, 9, 5, 25))
-    np.testing.assert_array_equal(part.values, seen.values[:, :, 3:9, 5:25])
-    np.testing.assert_array_equal(part.ages, seen.ages)
-
-
-def test_covariates_go_with_their_pixels_through_the_wrappers() -> None:
-    seen = told(context(40, 50, bands=3), 2)
-    inner = Normalised(Listening(), Statistics((0, 0, 0), (1, 1, 1), ""), (0, 1, 2))
-    whole = inner.predict(seen, 2).values
-    np.testing.assert_array_equal(whole[:, :, 0], given_to(seen)[:, -2:])
-    np.testing.assert_array_equal(Tiled(inner, 16, 5, 4).predict(seen, 2).values, whole)
-    np.testing.assert_array_equal(crop(seen, Window(3, 9, 5, 25)).covariates, given_to(seen)[:, :, 3:9, 5:25])
-
-
-def test_standardising_leaves_the_covariates_alone() -> None:
-    seen = told(context(6, 7, bands=3), 1)
-    statistics = Statistics((5, 5, 5), (2, 2, 2), "")
-    said = Normalised(Listening(), statistics, (0, 1, 2)).predict(seen, 1).values
-    np.testing.assert_allclose(statistics.scale(said[:, :, 0]), given_to(seen)[:, -1:], atol=1e-5)
-
-
-def test_baselines_say_the_same_with_covariates_and_without(product: Product) -> None:
-    seen = context(40, 48, frames=3, bands=1)
-    for baseline in baselines(product.settings).values():
-        alone = baseline.predict(seen, 2)
-        np.testing.assert_array_equal(baseline.predict(told(seen, 2), 2).values, alone.values)
-
-
-def test_a_predictor_that_asks_for_nothing_is_told_nothing() -> None:
-    with pytest.raises(AssertionError):
-        Untold(Listening()).predict(told(context(6, 7), 1), 1)
-
-
-def test_a_predictor_of_standardised_values_sees_and_says_them() -> None:
-    """Persistence does not mind the scale; a sum of 9 pixels minds the mean."""
-    statistics, seen = Statistics((50, 20), (10, 5), ""), context(12, 14)
-    still = Normalised(Persistence(), statistics, (0, 1)).predict(seen, 2)
-    np.testing.assert_allclose(still.values, Persistence().predict(seen, 2).values, atol=1e-4)
-    summed = Normalised(Blurred(1), statistics, (0, 1)).predict(seen, 1).values[0, 0, 0, 5, 5]
-    around = seen.values[0, -1, 4:7, 4:7]
-    np.testing.assert_allclose(summed, 2 * (around - [50, 20]).sum(axis=(0, 1)) + [50, 20], rtol=1e-4)
-
-
-def test_a_network_of_one_band_answers_in_the_units_of_that_band() -> None:
-    statistics, seen = Statistics((50, 20), (10, 5), ""), context(6, 7)
-    said = Normalised(OfBands(Persistence(), (1,)), statistics, (1,)).predict(seen, 1)
-    np.testing.assert_allclose(said.values[0, 0, 0, ..., 0], seen.values[0, -1, ..., 1], atol=1e-4)
-
-
-# --- what a product's forecast is made of ---------------------------------------------------------
 
 
 def tuned(product: Product, **changed: Any) -> Settings:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.metrics import ErrorSums, bias, csi, mae, rmse, skill
+from pipeline.metrics import ErrorSums, Moments, bias, correlation, mae, psnr, rmse, skill
+from tests.pipeline.twofields import fields, holes, plane
 
 
 def pair(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -36,20 +37,19 @@ def test_values_by_hand() -> None:
 def test_a_perfect_forecast_makes_no_error() -> None:
     _, truth = pair()
     assert not mae(truth, truth).any()
-    assert (csi(truth, truth, 0.5) == 1).all()
+    np.testing.assert_allclose(correlation(truth, truth), 1)
 
 
 def test_pixels_unknown_in_either_do_not_count() -> None:
     forecast, truth = flat(1, np.nan, 7, np.nan), flat(3, 5, np.nan, np.nan)
     np.testing.assert_array_equal(mae(forecast, truth), [[2]])
-    np.testing.assert_array_equal(csi(forecast, truth, 1), [[1]])
+    assert Moments.of(forecast, truth).count.item() == 1
 
 
 def test_a_score_of_no_pixels_is_nan() -> None:
     nothing = flat(np.nan, np.nan)
-    for score in (mae, rmse, bias):
+    for score in (mae, rmse, bias, correlation):
         assert np.isnan(score(nothing, flat(1, 2))).all()
-    assert np.isnan(csi(nothing, flat(1, 2), 1)).all()
 
 
 def test_rmse_is_never_below_mae_and_mae_never_below_bias() -> None:
@@ -62,7 +62,7 @@ def test_swapping_forecast_and_truth_turns_the_bias_and_keeps_the_rest() -> None
     forecast, truth = pair()
     np.testing.assert_allclose(bias(forecast, truth), -bias(truth, forecast))
     np.testing.assert_allclose(rmse(forecast, truth), rmse(truth, forecast))
-    np.testing.assert_array_equal(csi(forecast, truth, 0.5), csi(truth, forecast, 0.5))
+    np.testing.assert_allclose(correlation(forecast, truth), correlation(truth, forecast))
 
 
 def test_sums_over_init_times_pool_their_pixels() -> None:
@@ -119,13 +119,72 @@ def test_many_small_errors_beside_large_values_are_not_lost() -> None:
     np.testing.assert_allclose(rmse(forecast, truth), 0.001953125, rtol=1e-12)
 
 
-def test_csi_counts_hits_misses_and_false_alarms() -> None:
-    forecast, truth = flat(5, 5, 0, 0, 5), flat(5, 0, 5, 0, 5)
-    np.testing.assert_allclose(csi(forecast, truth, 5), 2 / 4)
+def test_correlation_sees_no_scale_and_no_level() -> None:
+    forecast, truth = pair()
+    np.testing.assert_allclose(correlation(4 * forecast, truth), correlation(forecast, truth))
+    np.testing.assert_allclose(correlation(forecast - 7, truth), correlation(forecast, truth), rtol=1e-5)
+    np.testing.assert_allclose(correlation(-forecast, truth), -correlation(forecast, truth))
 
 
-def test_csi_of_an_event_that_neither_came_nor_was_forecast_is_nan() -> None:
-    assert np.isnan(csi(flat(1, 2), flat(2, 1), 9)).all()
+@pytest.mark.parametrize("level", [0.0, 0.1, 273.15, 1e6])
+def test_a_constant_field_has_no_correlation(level: float) -> None:
+    _, truth = pair()
+    assert np.isnan(correlation(np.full_like(truth, level), truth)).all()
+    assert np.isnan(correlation(truth, np.full_like(truth, level))).all()
+
+
+def test_moments_of_init_times_pool_their_pixels_also_beside_large_values() -> None:
+    first, second = ([field + np.float32(4096) for field in pair(seed)] for seed in (1, 2))
+    pooled = Moments.of(*first) + Moments.of(*second)
+    side_by_side = [np.concatenate(both, axis=2) for both in zip(first, second, strict=True)]
+    together = Moments.of(side_by_side[0], side_by_side[1])
+    np.testing.assert_array_equal(pooled.count, together.count)
+    np.testing.assert_allclose(pooled.correlation, together.correlation)
+    np.testing.assert_allclose(pooled.bias, bias(side_by_side[0], side_by_side[1]))
+
+
+def test_an_init_time_without_pixels_changes_no_moment() -> None:
+    forecast, truth = pair()
+    empty, one = Moments.of(np.full_like(forecast, np.nan), truth), Moments.of(forecast, truth)
+    for pooled in (empty + one, one + empty):
+        np.testing.assert_allclose(pooled.correlation, one.correlation)
+        np.testing.assert_allclose(pooled.bias, one.bias)
+
+
+# xskillscore 0.0.29, pearson_r(forecast, truth), and with holes in the truth, skipna=True; scores 2.7.0: the same
+XSKILLSCORE, XSKILLSCORE_HOLES = 0.8227346019954306, 0.8292578977980002
+# scikit-image 0.26.0, peak_signal_noise_ratio(truth, forecast, data_range=10)
+SKIMAGE = 29.477043933456937
+
+
+def test_correlation_is_that_of_xskillscore_and_scores() -> None:
+    forecast, truth = fields()
+    np.testing.assert_allclose(correlation(forecast, truth), XSKILLSCORE, rtol=0, atol=1e-6)
+    known = np.where(holes(), np.float32(np.nan), truth)
+    np.testing.assert_allclose(correlation(forecast, known), XSKILLSCORE_HOLES, rtol=0, atol=1e-6)
+
+
+def test_correlation_is_that_of_the_installed_scores() -> None:
+    peer = pytest.importorskip("scores.continuous.correlation")
+    from xarray import DataArray
+
+    said, came = (DataArray(plane(field), dims=("y", "x")) for field in fields())
+    np.testing.assert_allclose(correlation(*fields()), float(peer.pearsonr(said, came)), rtol=0, atol=1e-6)
+
+
+def test_psnr_is_that_of_scikit_image() -> None:
+    np.testing.assert_allclose(psnr(rmse(*fields()), 10), SKIMAGE, rtol=0, atol=1e-6)
+
+
+def test_psnr_is_that_of_the_installed_scikit_image() -> None:
+    peer = pytest.importorskip("skimage.metrics")
+    forecast, truth = fields()
+    theirs = peer.peak_signal_noise_ratio(plane(truth), plane(forecast), data_range=10)
+    np.testing.assert_allclose(psnr(rmse(forecast, truth), 10), theirs, rtol=0, atol=1e-6)
+
+
+def test_psnr_without_error_is_infinite_and_without_pixels_unknown() -> None:
+    np.testing.assert_array_equal(psnr(np.array([0.0, np.nan, 1.0]), 10), [np.inf, np.nan, 20])
 
 
 def test_skill_is_one_for_perfect_zero_for_equal_and_negative_for_worse() -> None:
@@ -141,4 +200,4 @@ def test_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(lead, y, x, band\)"):
         mae(forecast[:2], truth)
     with pytest.raises(ValueError, match=r"\(lead, y, x, band\)"):
-        csi(forecast[0], truth[0], 1)
+        correlation(forecast[0], truth[0])

@@ -34,6 +34,17 @@ def test_missing_pixels_have_a_colour_that_no_value_has(colours: str) -> None:
     assert np.abs(known - fill[count.argmax()]).max(axis=1).min() > 8
 
 
+def test_codes_are_shown_as_they_are_however_many_there_are() -> None:
+    codes = np.random.default_rng(0).integers(0, 2, (700, 900)).astype(np.float32)
+    page = Page.blank(2.0, 2.0)
+    page.codes(Box(0.2, 0.5, 1.6, 1.2), codes, GREY, "")
+    shown = pixels(page)[60:180, 30:190, 0]
+    assert set(np.unique(shown)) == {0, 255}
+    page = Page.blank(2.0, 2.0)
+    page.panel(Box(0.2, 0.5, 1.6, 1.2), codes, GREY, "")
+    assert len(np.unique(pixels(page)[60:180, 30:190, 0])) > 20  # values are averaged
+
+
 def test_shrinking_keeps_means_and_leaves_missing_values_out() -> None:
     layer = np.random.default_rng(0).normal(size=(40, 60))
     small, side = shrunk(layer, 15)

@@ -102,8 +102,8 @@ def test_every_type_gives_a_valid_cog_with_everything_inside(tmp_path: Path, dty
     info = describe(path)
     assert (info.dtype, str(info.nodata)) == (dtype, str(float(nodata)))
     assert info.bands[1] == RasterBand("band 1", "dBZ", 0.5, -32, {"quantity": "mean"})
-    with rasterio.open(path) as dataset:
-        assert dataset.tags()["attribution"] == "© EUMETSAT <2020> & co"
+    assert info.tags["attribution"] == "© EUMETSAT <2020> & co"
+    assert info.grid == UTM
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

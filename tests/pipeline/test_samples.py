@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import NotEnoughFramesError
 from pipeline.grid import Window
-from pipeline.lagrangian import estimate_motions
+from pipeline.lagrangian import estimate_trajectories
 from pipeline.leaks import audit
 from pipeline.samples import (
     MIN_TRAINING,
@@ -392,7 +392,7 @@ def test_what_lies_outside_the_area_that_a_part_reads_does_not_reach_it_not_even
     for product in (whole, spoiled):
         product.ingest()
         context = read_context(product.cube(), situation, spec(context_frames=3, max_age=4), area=area)
-        (motion,) = estimate_motions(context, MotionSpec())
+        motion = estimate_trajectories(context, MotionSpec())[0].motion
         seen.append((context.values, motion.flow))
         met.append(read_targets(product.cube(), situation, area).values)
     np.testing.assert_array_equal(seen[0][0], whole.cube().read([1, 2, 3]).values[np.newaxis, :, :, :30])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.events import Events
 from pipeline.metrics import ErrorSums
 from pipeline.pairs import Pair
 from pipeline.predictor import Forecast, Source
-from pipeline.tally import Events, Measures, Tally, below_counts, meet
+from pipeline.tally import Measures, Tally, meet
 
 LEADS, SIDE = 3, 6
 WET = Events((0.5, 1.0))
@@ -74,8 +75,6 @@ def test_events_of_cold_are_values_under_the_threshold() -> None:
     cold = Events((220.0,), below=True)
     assert cold.met(np.array([219.0, 220.0, np.nan])).tolist() == [[True, False, False]]
     assert Events((220.0,)).met(np.array([219.0, 220.0, np.nan])).tolist() == [[False, True, False]]
-    assert below_counts("K")
-    assert not below_counts("dBZ")
 
 
 def test_pixels_without_truth_or_newest_input_do_not_count() -> None:

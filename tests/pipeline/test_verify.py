@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.errors import StoreError
-from pipeline.forecast import Champion, OfBands, forecast
+from pipeline.forecast import forecast
 from pipeline.predictor import Context, Forecast
 from pipeline.record import ModelRef
+from pipeline.rungs import Champion, OfBands
+from pipeline.scorebook import FORECAST, RunScores, Score
 from pipeline.specs import BandSpec
-from pipeline.verify import FORECAST, Report, RunScores, Score, tabulate, verify
+from pipeline.verify import Report, tabulate, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +63,8 @@ def champion(error: float, version: str = "1") -> Champion:
 
 
 def files(settings: Settings) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in settings.paths.verification.glob("*")}
+    folder = settings.paths.verification
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.json")}
 
 
 def mae(report: Report, lead: int) -> dict[str, float]:
@@ -106,7 +109,7 @@ def test_verifying_again_changes_nothing(product: Product) -> None:
     assert (first.scored, again.scored) == (2, 0)
     assert again.runs == first.runs
     assert files(asked) == before
-    assert len(before) == 1
+    assert len(before) == 2  # errors and cards
 
 
 def test_runs_of_different_snapshots_and_models_are_scored_by_what_each_one_saw(product: Product) -> None:
