@@ -39,7 +39,13 @@ Checks = Mapping[str, str | float | bool]
 
 
 def publish(
-    forecast: Forecast, run: RunRecord, outlet: Outlet, checks: Checks, *, created: datetime | None = None
+    forecast: Forecast,
+    run: RunRecord,
+    outlet: Outlet,
+    checks: Checks,
+    *,
+    remarks: Mapping[str, Any] | None = None,
+    created: datetime | None = None,
 ) -> Path:
     """Publishes one run, whole or not at all; the same run again changes nothing.
 
@@ -48,6 +54,7 @@ def publish(
         run: what it was made of.
         outlet: where and in which form it comes out.
         checks: what it was checked for; False and numbers that are not finite are failures, texts are remarks.
+        remarks: what else the manifest says of the run, JSON by name: it decides no byte of any other file.
         created: when it was made; now, unless given.
 
     Returns:
@@ -68,7 +75,8 @@ def publish(
             "created": iso(created or datetime.now(UTC)),
             "checks": {name: _plain(value) for name, value in checks.items()},
         }
-        (stage / MANIFEST).write_text(as_json(_manifest(forecast, run, outlet, leads) | made), encoding="utf-8")
+        facts = {**(remarks or {}), **_manifest(forecast, run, outlet, leads), **made}
+        (stage / MANIFEST).write_text(as_json(facts), encoding="utf-8")
         durable.sync_tree(stage)
         return _show(run, outlet, stage)
 
