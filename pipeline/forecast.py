@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.baselines import attempt, fill
 from pipeline.bounds import valid_ranges
 from pipeline.bucket import Bucket
 from pipeline.config import Settings
@@ -21,19 +20,18 @@ from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.drift import Widened, widths
 from pipeline.errors import NotEnoughFramesError
-from pipeline.grid import Window
-from pipeline.matching import with_matched
-from pipeline.pieces import View, around, follow, plan
-from pipeline.predictor import MEAN, Forecast, Source
-from pipeline.publishing import publish, published_alike
+from pipeline.matching import with_room
+from pipeline.pieces import View, follow
+from pipeline.piecework import Answer, Work, answers
+from pipeline.publishing import drafting, publish, published_alike
+from pipeline.ranking import Ranking
 from pipeline.record import ModelRef, Outlet, RunRecord
-from pipeline.rungs import Champion, baselines, forecast_bands
+from pipeline.rungs import Champion, forecast_bands
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
-from pipeline.seams import Certificate, certify
+from pipeline.seams import Certificate, Witness, certify
 from pipeline.specs import BandSpec, MotionSpec
-from pipeline.tiling import Assembly, cut
-from pipeline.trajectories import Trajectories
+from pipeline.tiling import Canvas
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
 
@@ -98,54 +96,43 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         return there
     run, champion = _following(settings, champion, run)
     view = View(situation.cube, situation.sample, settings.samples, told)
-    said, certificate = make(settings, champion, view)
-    return publish(said, run, outlet(settings), certificate.checks())
+    with drafting(run, outlet(settings)) as draft:
+        certificate = make(settings, champion, view, draft, draft.folder)
+        return publish(draft, run, outlet(settings), certificate.checks())
 
 
-def make(settings: Settings, champion: Champion | None, view: View) -> tuple[Forecast, Certificate]:
-    """The ladder's answer over the whole grid, made in pieces of at most ``forecast.tile`` pixels a side.
+def make(
+    settings: Settings, champion: Champion | None, view: View, canvas: Canvas, folder: Path | None = None
+) -> Certificate:
+    """Puts the ladder's answer on a canvas of the whole grid, in pieces of at most ``forecast.tile`` pixels a side.
 
-    The matched field comes last: it ranks the pixels of the whole grid.
+    Args:
+        settings: the product.
+        champion: the best rung; None: extrapolation is.
+        view: what the run sees.
+        canvas: where the forecast goes.
+        folder: for what does not stay in memory, and what workers exchange; None: all is made here, in memory.
     """
     motion = _motion(settings, champion)
     settings = settings.model_copy(update={"motion": motion})  # every rung moves along the same flow
-    trajectories = follow(view, motion)
-    halo, step = (0, 1) if champion is None else (champion.halo, champion.step)
-    margin = halo + trajectories.reach()
-    pieces = plan(view.shape, settings.forecast.tile, margin, step)
-
-    def answers(outer: Window) -> tuple[Forecast, Forecast]:
-        return _answers(settings, champion, view, outer, (trajectories.within(outer),))
-
-    def again(window: Window) -> Forecast:
-        seen = around(window, margin, view.shape, step)
-        return cut(answers(seen)[0], window.within(seen))
-
-    said, surest = Assembly(view.shape), Assembly(view.shape)
-    for piece in pieces:
-        for whole, part in zip((said, surest), answers(piece.outer), strict=True):
-            whole.put(part, piece.window, piece.outer)
-    finished = _matched(said.forecast, surest.forecast, champion)
-    return finished, certify(finished, pieces, again)
+    work = Work(settings, champion, view, follow(view, motion, folder))
+    windows = [piece.window for piece in work.pieces]
+    ranking = None if champion is None or champion.matched is None else Ranking(view.shape, champion.matched)
+    witness = Witness(windows)
+    for answer in answers(work, folder, settings.services.dask):
+        _put(answer, canvas, witness, ranking)
+    if ranking is not None:
+        ranking.paint(canvas)  # last: it ranks the pixels of the whole grid
+    return certify(canvas, windows, settings.samples.horizon, witness, work.again)
 
 
-def _matched(said: Forecast, surest: Forecast, champion: Champion | None) -> Forecast:
-    """With the field that has the distribution of the rung below, where the champion spoke."""
-    if champion is None or champion.matched is None or MEAN not in said.quantities:
-        return said
-    by_champion = (said.source == Source.NETWORK)[..., np.newaxis]
-    reference = np.where(by_champion, surest.of(MEAN), np.float32(np.nan))
-    return with_matched(said, reference, partly=champion.matched)
-
-
-def _answers(
-    settings: Settings, champion: Champion | None, view: View, window: Window, along: tuple[Trajectories, ...]
-) -> tuple[Forecast, Forecast]:
-    """Of the ladder, and of its rungs below the champion."""
-    seen, horizon = view.context(window), view.spec.horizon
-    below = baselines(settings, trajectories=along)["extrapolation"].predict(seen, horizon)
-    best = None if champion is None else attempt(champion.along(along), seen, horizon)
-    return (below, below) if best is None else (fill(best, below), below)
+def _put(answer: Answer, canvas: Canvas, witness: Witness, ranking: Ranking | None) -> None:
+    said, (window, outer) = answer.said, (answer.piece.window, answer.piece.outer)
+    witness.put(said, window, outer)
+    if ranking is not None:
+        ranking.put(said, answer.below, window, outer)
+        said = with_room(said)
+    canvas.put(said, window, outer)
 
 
 def _motion(settings: Settings, champion: Champion | None) -> MotionSpec:

@@ -7,9 +7,9 @@ and the forecast is made again: what comes out must be the stored files, byte fo
 from __future__ import annotations
 
 import json
-import tempfile
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from importlib.metadata import version
@@ -24,15 +24,15 @@ from pipeline.catalog import read_run
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
+from pipeline.draft import Draft
 from pipeline.errors import CubecastError, ModelError, PublishError
 from pipeline.forecast import WIDTHS, Situation, make, outlet, record, widened
 from pipeline.pieces import View
-from pipeline.predictor import Forecast
-from pipeline.raster import describe, read_dn, sha256, write_cog
-from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, iso, lead_tags, outlet_of, record_of, run_key
+from pipeline.publishing import drafting
+from pipeline.raster import Overviews, copy, describe, pairs, sha256
+from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, iso, outlet_of, record_of, run_key
 from pipeline.rungs import Champion
 from pipeline.samples import sample
-from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
 from pipeline.shelf import PINNED
 from pipeline.specs import MotionSpec, SampleSpec
 from pipeline.stac import SHA2_256
@@ -152,10 +152,10 @@ def verify(settings: Settings, path: Path, load: Loader) -> Passport:
     found, manifest = check_files(path), _manifest(path)
     found = replace(found, remarks=tuple(_remarks(manifest)))
     try:
-        again = _made_again(settings, manifest, load)
+        with _made_again(settings, manifest, load) as draft:
+            differences = tuple(_differences_of(draft, path, manifest["leads"]))
     except CubecastError as error:
         return replace(found, obstacles=(str(error),)).judged()
-    differences = tuple(again.differences(path, manifest["leads"]))
     return replace(found, rasters=2 * len(manifest["leads"]), differences=differences).judged()
 
 
@@ -219,47 +219,42 @@ def _remarks(manifest: Manifest) -> Iterator[str]:
         yield "it does not note its bands and their resolution, as older versions: those of the configuration are taken"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Again:
-    """A run made once more."""
-
-    run: RunRecord
-    outlet: Outlet
-    forecast: Forecast
-
-    def differences(self, path: Path, leads: list[Manifest]) -> Iterator[Difference]:
-        """Where the stored GeoTIFFs say something else; those that cannot be read are known as faults already."""
-        stored = stored_bands(self.outlet.bands, self.outlet.resolution)
-        for index, lead in enumerate(leads):
-            yield from self._of_sheet(path / lead["values"]["name"], value_sheet(self.forecast, index, stored), index)
-            quality = quality_sheet(self.forecast, index, self.run.cadence)
-            yield from self._of_sheet(path / lead["quality"]["name"], quality, index)
-
-    def _of_sheet(self, path: Path, sheet: Sheet, index: int) -> Iterator[Difference]:
-        tags = lead_tags(self.run, self.outlet, self.run.lead(index + 1))
-        with tempfile.TemporaryDirectory() as folder:
-            again = Path(folder) / path.name
-            options = {"nodata": sheet.nodata, "tags": tags, "overviews": sheet.overviews}
-            write_cog(again, sheet.data, self.outlet.grid, sheet.bands, **options)
-            if path.is_file() and sha256(path) != sha256(again):
-                yield from _differences(path, again, sheet)
+def _differences_of(draft: Draft, path: Path, leads: list[Manifest]) -> Iterator[Difference]:
+    """Where the stored GeoTIFFs say something else; those that cannot be read are known as faults already."""
+    for index, lead in enumerate(leads):
+        yield from _differences(path / lead["values"]["name"], draft.values(index), "average")
+        yield from _differences(path / lead["quality"]["name"], draft.quality(index), "nearest")
 
 
-def _differences(path: Path, again: Path, sheet: Sheet) -> Iterator[Difference]:
-    try:
-        stored = read_dn(path)
-    except RasterioError:
+def _differences(path: Path, plain: Path, overviews: Overviews) -> Iterator[Difference]:
+    again = plain.with_suffix(".again.tif")
+    copy(plain, again, overviews=overviews)
+    if path.is_file() and sha256(path) != sha256(again):
+        with suppress(RasterioError):
+            yield from _apart(path, again)
+    again.unlink()
+
+
+def _apart(path: Path, again: Path) -> Iterator[Difference]:
+    stored, made = describe(path), describe(again)
+    if (stored.grid.shape, stored.dtype, len(stored.bands)) != (made.grid.shape, made.dtype, len(made.bands)):
+        yield Difference(path.name, f"shape and type: {(len(stored.bands), *stored.grid.shape)} {stored.dtype}")
         return
-    if stored.shape != sheet.data.shape or stored.dtype != sheet.data.dtype:
-        yield Difference(path.name, f"shape and type: {stored.shape} {stored.dtype}")
-        return
-    for band, ours, theirs in zip(sheet.bands, sheet.data, stored, strict=True):
-        wrong = _unequal(ours, theirs)
-        if wrong.any():
-            largest = _largest(ours[wrong], theirs[wrong], sheet.nodata) * abs(band.scale)
-            yield Difference(path.name, band.name, int(wrong.sum()), wrong.size, largest, band.units)
-    if repr(describe(path)) != repr(describe(again)):  # repr: NaN equals no NaN
+    for number, band in enumerate(made.bands, start=1):
+        found = [_gap(theirs, ours, made.nodata) for theirs, ours in pairs(path, again, number)]
+        pixels = sum(count for count, _ in found)
+        if pixels:
+            largest = max(size for _, size in found) * abs(band.scale)
+            yield Difference(path.name, band.name, pixels, math.prod(made.grid.shape), largest, band.units)
+    if repr(stored) != repr(made):  # repr: NaN equals no NaN
         yield Difference(path.name, "names, units, scales, grid or tags")
+
+
+def _gap(theirs: NDArray, ours: NDArray, nodata: float | None) -> tuple[int, float]:
+    """How many pixels differ, and by how many DN at most where both are values."""
+    wrong = _unequal(ours, theirs)
+    largest = _largest(ours[wrong], theirs[wrong], nodata) if wrong.any() else 0.0
+    return int(wrong.sum()), largest
 
 
 def _unequal(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
@@ -267,14 +262,15 @@ def _unequal(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
     return apart & ~(np.isnan(one) & np.isnan(other)) if one.dtype.kind == "f" else apart
 
 
-def _largest(one: NDArray, other: NDArray, nodata: float) -> float:
+def _largest(one: NDArray, other: NDArray, nodata: float | None) -> float:
     """Greatest difference of two DN that are both values."""
     both = (one != nodata) & (other != nodata)
     apart = np.abs(one[both].astype(np.float64) - other[both])
     return float(np.nanmax(apart)) if np.isfinite(apart).any() else 0.0
 
 
-def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
+@contextmanager
+def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> Iterator[Draft]:
     """The run's forecast, from what its manifest names.
 
     Raises:
@@ -293,7 +289,9 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
     if champion is not None and WIDTHS in specification:
         champion = widened(champion, np.array(specification[WIDTHS]), out.bands)
     view = View(situation.cube, situation.sample, then.samples, told)
-    return _Again(run, out, make(then, champion, view)[0])
+    with drafting(run, out) as draft:
+        make(then, champion, view, draft, draft.folder)
+        yield draft
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pipeline.predictor import Forecast, Source
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion, baselines
 from pipeline.specs import MotionSpec
+from pipeline.tiling import Assembly
 from tests.pipeline.seers import Blurred
 
 if TYPE_CHECKING:
@@ -67,7 +68,13 @@ def made(product: Product, tile: int, halo: int = HALO, champion: Champion | Non
     situation = look(settings, product.cube(), None)
     view = View(situation.cube, situation.sample, settings.samples)
     network = Champion(Blurred(REACH, 4), REF, MotionSpec(), halo, step=4, matched=1.0, bands=(0,))
-    return make(settings, champion or network, view)[0]
+    return put(settings, champion or network, view)
+
+
+def put(settings: Settings, champion: Champion | None, view: View) -> Forecast:
+    canvas = Assembly(view.shape)
+    make(settings, champion, view, canvas)
+    return canvas.forecast
 
 
 def furthest(one: Forecast, other: Forecast) -> float:
@@ -95,7 +102,7 @@ def test_without_a_champion_pieces_are_the_extrapolation(drifting: Product) -> N
     situation = look(settings, drifting.cube(), None)
     view = View(situation.cube, situation.sample, settings.samples)
     expected = baselines(settings)["extrapolation"].predict(view.context(view.whole), settings.samples.horizon)
-    np.testing.assert_array_equal(make(settings, None, view)[0].values, expected.values)
+    np.testing.assert_array_equal(put(settings, None, view).values, expected.values)
 
 
 def test_a_large_frame_is_followed_on_a_coarser_grid(drifting: Product, monkeypatch: pytest.MonkeyPatch) -> None:
