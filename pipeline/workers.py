@@ -60,7 +60,8 @@ def each(call: Callable[[S], T], items: Sequence[S], scheduler: str) -> Iterator
 
         waiting = iter(items)
         ahead = 2 * max(1, sum(client.nthreads().values()))
-        done = as_completed([client.submit(call, item, pure=False) for item in islice(waiting, ahead)])
+        with client.as_current():
+            done = as_completed([client.submit(call, item, pure=False) for item in islice(waiting, ahead)])
         for future in done:
             for item in islice(waiting, 1):
                 done.add(client.submit(call, item, pure=False))
