@@ -55,24 +55,21 @@ class Work:
 
     def answer(self, piece: Piece) -> Answer:
         """What is said of one."""
-        below = self._below(piece.outer)
-        return Answer(piece, self._above(piece.outer, below), below)
+        said, below = self._said(piece.outer)
+        return Answer(piece, said, below)
 
     def again(self, window: Window) -> Forecast:
         """What the ladder says of any window, seen in one go."""
         outer = around(window, self._margin, self.view.shape, self._step)
-        return cut(self._above(outer, self._below(outer)), window.within(outer))
+        return cut(self._said(outer)[0], window.within(outer))
 
-    def _below(self, window: Window) -> Forecast:
-        rungs = baselines(self.settings, trajectories=(self.trajectories.within(window),))
-        return rungs["extrapolation"].predict(self.view.context(window), self.view.spec.horizon)
-
-    def _above(self, window: Window, below: Forecast) -> Forecast:
-        if self.champion is None:
-            return below
-        along = self.champion.along((self.trajectories.within(window),))
-        best = attempt(along, self.view.context(window), self.view.spec.horizon)
-        return below if best is None else fill(best, below)
+    def _said(self, window: Window) -> tuple[Forecast, Forecast]:
+        """By the whole ladder, and by its rungs below the champion."""
+        seen, horizon = self.view.context(window), self.view.spec.horizon
+        along = (self.trajectories.within(window),)
+        below = baselines(self.settings, trajectories=along)["extrapolation"].predict(seen, horizon)
+        best = None if self.champion is None else attempt(self.champion.along(along), seen, horizon)
+        return (below, below) if best is None else (fill(best, below), below)
 
     @property
     def _margin(self) -> int:
