@@ -26,7 +26,7 @@ from pipeline.matching import with_matched
 from pipeline.pieces import View, around, follow, plan
 from pipeline.predictor import MEAN, Forecast, Source
 from pipeline.publishing import publish, published_alike
-from pipeline.record import ModelRef, Outlet, RunRecord
+from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, baselines, forecast_bands
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
@@ -34,8 +34,10 @@ from pipeline.seams import Certificate, certify
 from pipeline.specs import BandSpec, MotionSpec
 from pipeline.tiling import Assembly, cut
 from pipeline.trajectories import Trajectories
+from pipeline.yielding import giving_way, usefulness, with_yielded
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
+FOLLOWED = (WIDTHS, YIELDED)  # in it, too: all that the newest scores ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,15 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
     situation = look(settings, open_cube(store_of(settings)), init)
     told = None if champion is None else covariates_of(settings)
     run = record(settings, champion, situation, told)
-    there = published_alike(run, outlet(settings), but=WIDTHS)
+    there = published_alike(run, outlet(settings), but=FOLLOWED)
     if there is not None:
         return there
-    run, champion = _following(settings, champion, run)
+    run, champion = _following(settings, champion, with_yielded(settings, champion, run))
+    if champion is not None:
+        champion = giving_way(settings, champion, run)
     view = View(situation.cube, situation.sample, settings.samples, told)
     said, certificate = make(settings, champion, view)
-    return publish(said, run, outlet(settings), certificate.checks())
+    return publish(said, run, outlet(settings), certificate.checks(), remarks=usefulness(settings, run))
 
 
 def make(settings: Settings, champion: Champion | None, view: View) -> tuple[Forecast, Certificate]:

@@ -1,7 +1,7 @@
 """A published run against its passport: its files against the manifest, its pixels against what they were made of.
 
-The manifest says which model version, snapshot, settings and interval widths made a run. They are taken up once more
-and the forecast is made again: what comes out must be the stored files, byte for byte.
+The manifest says which model version, snapshot, settings, interval widths and yielded leads made a run. They are taken
+up once more and the forecast is made again: what comes out must be the stored files, byte for byte.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import CubecastError, ModelError, PublishError
-from pipeline.forecast import WIDTHS, Situation, make, outlet, record, widened
+from pipeline.forecast import FOLLOWED, WIDTHS, Situation, make, outlet, record, widened
 from pipeline.pieces import View
 from pipeline.predictor import Forecast
 from pipeline.raster import describe, read_dn, sha256, write_cog
@@ -37,6 +37,7 @@ from pipeline.shelf import PINNED
 from pipeline.specs import MotionSpec, SampleSpec
 from pipeline.stac import SHA2_256
 from pipeline.times import parse_time
+from pipeline.yielding import giving_way
 
 NETWORK = "network"  # source of a model that is registered
 
@@ -292,6 +293,8 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
     _refuse_other(record(then, champion, situation, told), run)
     if champion is not None and WIDTHS in specification:
         champion = widened(champion, np.array(specification[WIDTHS]), out.bands)
+    if champion is not None:
+        champion = giving_way(then, champion, run)
     view = View(situation.cube, situation.sample, then.samples, told)
     return _Again(run, out, make(then, champion, view)[0])
 
@@ -331,13 +334,13 @@ def _situation(specification: Manifest, run: RunRecord, cube: Cube) -> Situation
 
 
 def _refuse_other(again: RunRecord, run: RunRecord) -> None:
-    """What would be made now is this run, whatever cubecast makes it and whatever its interval widths followed.
+    """What would be made now is this run, whatever cubecast makes it and whatever scores it followed.
 
     Raises:
         ModelError: it is not.
     """
     ours, theirs = ({**asdict(one), **json.loads(one.specification)} for one in (again, run))
-    apart = {"specification", "code_version", WIDTHS}
+    apart = {"specification", "code_version", *FOLLOWED}
     names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     other = [name for name in names if name not in apart]
     if other:
