@@ -36,7 +36,7 @@ LEAST_ALIKE: Final = 0.7  # correlation of successive runs
 DOUBT: Final = 0.0025
 """Probability with which one test yields a lead to its equal. Tests are repeated at every run, and what was yielded
 stays so for a while: of 400 simulated runs, 60 times, equals were yielded in 0-0.8 % of cells where successive runs are
-correlated 0.5-0.8 (leads of 1 and 3 runs), 0.9 (6) and 0.95 (12), in 2.3-3.3 % where 0.9 (2 and 3) and 0.98 (12)."""
+correlated 0.5-0.8 (leads of 1 and 3 runs), 0.9 (6) and 0.95 (12), in 2.2-3.2 % where 0.9 (2 and 3) and 0.98 (12)."""
 
 NEWEST: Final = 400  # runs that are looked at: five half-lives of an hour's lead, every five minutes
 HORIZON_RUNS: Final = 100  # newest runs whose errors make the useful horizon

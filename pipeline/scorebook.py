@@ -35,7 +35,7 @@ class Score:
             predictor gives none.
         held: part of them by randomised PIT (:attr:`pipeline.coverage.Coverage.randomised`), which stays nominal where
             much lies exactly at the floor; None where the predictor gives no interval. Of pixels that a network
-            forecast: those that the ladder filled have no interval.
+            forecast, or gave its interval to: those that the ladder filled have none.
         promised: part that the interval promises to hold; None where there is none.
         yielded: whether what was published is the extrapolation, because the network had done worse: it says nothing of
             the network.

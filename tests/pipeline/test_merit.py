@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pipeline.baselines import Persistence
 from pipeline.errors import NotEnoughFramesError
 from pipeline.matching import with_matched
-from pipeline.merit import HALF_LIFE, LEAST_RUNS, Yielding, useful_horizon, yielded
-from pipeline.predictor import Context, Forecast, Source
+from pipeline.merit import HALF_LIFE, HORIZON_RUNS, LEAST_RUNS, Yielding, useful_horizon, yielded
+from pipeline.predictor import Context, Forecast, Predictor, Source
 from pipeline.scorebook import FORECAST, RunScores, Score
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -120,11 +120,11 @@ def test_truths_that_were_not_known_at_the_init_time_are_left_aside() -> None:
 
 
 def test_a_truth_counts_from_its_valid_time_on() -> None:
-    """Truth of the last run of a series that is just long enough comes one slot after that run's init time."""
-    enough = next(n for n in range(60) if asked(steady(1.5, runs=n), at=80, leads=(5,))[0])
+    """Truth of the last run of a series that is just long enough comes two slots after that run's init time."""
+    enough = next(n for n in range(60) if asked(steady(1.5, runs=n), at=80, leads=(10,))[0])
     runs = steady(1.5, runs=enough)
-    assert asked(runs, at=enough - 1, leads=(5,)) == [False]
-    assert asked(runs, at=enough, leads=(5,)) == [True]
+    assert asked(runs, at=enough, leads=(10,)) == [False]
+    assert asked(runs, at=enough + 1, leads=(10,)) == [True]
 
 
 def test_other_models_teach_nothing() -> None:
@@ -170,6 +170,17 @@ class Wrong:
         return Forecast(values, np.full_like(said.source, Source.NETWORK), np.zeros_like(said.age), QUANTITIES)
 
 
+@dataclass(frozen=True)
+class Filled:
+    """Says 0 where its inner predictor says nothing."""
+
+    inner: Predictor
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        said = self.inner.predict(context, horizon)
+        return replace(said, values=np.nan_to_num(said.values))
+
+
 def scene(hole: bool = False) -> Context:
     values = np.random.default_rng(0).integers(2, 30, (1, 1, 4, 5, 2)).astype(np.float32)
     if hole:
@@ -205,21 +216,16 @@ def test_a_pixel_is_the_rival_s_where_all_its_bands_are() -> None:
 
 
 def test_where_the_rival_knows_nothing_the_network_stays() -> None:
-    @dataclass(frozen=True)
-    class Anywhere:
-        def predict(self, context: Context, horizon: int) -> Forecast:
-            said = Wrong().predict(context, horizon)
-            return replace(said, values=np.nan_to_num(said.values))
-
-    said = replace(given([[True, True]]), inner=Anywhere()).predict(scene(hole=True), 1)
+    said = replace(given([[True, True]]), inner=Filled(Wrong())).predict(scene(hole=True), 1)
     assert np.isfinite(said.values).all()
     assert said.source[0, 0, 0, 0] == Source.NETWORK
     assert (said.source == Source.PERSISTENCE).sum() == 19
 
 
 def test_where_the_network_knows_nothing_the_ladder_still_sees_that() -> None:
-    said = given([[True, True]]).predict(scene(hole=True), 1)
+    said = replace(given([[True, True]]), rival=Filled(Persistence())).predict(scene(hole=True), 1)
     assert np.isnan(said.values[0, 0, :, 0, 0]).all()
+    assert said.source[0, 0, 0, 0] == Source.NETWORK
 
 
 def test_a_rival_that_lacks_frames_changes_nothing() -> None:
@@ -265,6 +271,11 @@ def test_too_few_runs_say_nothing_of_usefulness() -> None:
 def test_the_useful_horizon_ends_where_truth_has_met_too_few_runs() -> None:
     runs = [run(number, {5: 1.0} if number % 2 else dict.fromkeys(LEADS, 1.0)) for number in range(18)]
     assert horizon(runs) == (5, 18, "9 of at least 10 runs of rain 1 have met truth 10 minutes ahead")
+
+
+def test_usefulness_is_of_the_newest_runs() -> None:
+    runs = [run(number, dict.fromkeys(LEADS, 9.0 if number < 20 else 1.9)) for number in range(20 + HORIZON_RUNS)]
+    assert horizon(runs, at=200)[:2] == (15, HORIZON_RUNS)
 
 
 def test_what_was_yielded_was_published_and_counts_for_usefulness() -> None:
