@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from flows.console import facts_table, lead_text, out, table, time_text
@@ -47,6 +47,8 @@ def run_facts(found: RunFacts) -> None:
         "bands": f"{', '.join(found.bands)}: {', '.join(found.quantities)}",
         "snapshot": found.snapshot,
         "scenes": ", ".join(found.scenes),
+        **({"useful to": "; ".join(_useful(found))} if found.useful else {}),
+        **({"yielded": f"{_given_away(found)}: extrapolation, because the model did worse"} if found.yielded else {}),
     }
     out().print(facts_table(facts))
     met = any(lead.met for lead in found.leads)
@@ -56,6 +58,21 @@ def run_facts(found: RunFacts) -> None:
     rows = [row for lead in found.leads for row in _lead_rows(lead, own=met, several=len(found.bands) > 1)]
     out().print(table(columns, [row[: len(columns)] for row in rows]))
     _explain(met=met, usual=usual, model=found.model)
+
+
+def _useful(found: RunFacts) -> Iterator[str]:
+    """How far ahead forecasts like this one had been useful, a text a band."""
+    for band, one in found.useful.items():
+        name = f"{band} " if len(found.useful) > 1 else ""
+        if one.minutes is None:
+            yield f"{name}not known: {one.reason}"
+        else:
+            yield f"{name}{lead_text(one.minutes)}, by {one.runs} runs: {one.reason}"
+
+
+def _given_away(found: RunFacts) -> str:
+    bands = {band: [lead_text(lead) for lead, name in found.yielded if name == band] for _, band in found.yielded}
+    return "; ".join(f"{band} " * (len(found.bands) > 1) + ", ".join(leads) for band, leads in bands.items())
 
 
 def _lead_rows(lead: LeadFacts, *, own: bool, several: bool) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
 - slow series: climatology, kriging
 - scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, consistency
-- forecasts: baselines, evaluation, tiling, rungs, pieces, seams, drift, forecast
+- forecasts: baselines, evaluation, tiling, rungs, pieces, seams, drift, merit, yielding, forecast
 - published runs: raster, stac, record, sheets, shelf, catalog, publishing, withdrawal, retention
 - looking at them: shares, passport, viewing, portrait, film
 - what became of them: usual, scorecard, scorebook, marking, scoring, scoretable, verify

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.bucket import Bucket, Location
 from pipeline.errors import PublishError, WithdrawnError
 from pipeline.raster import read_dn, read_physical
-from pipeline.record import MANIFEST, ModelRef, iso
+from pipeline.record import MANIFEST, ModelRef, iso, yielded_of
 from pipeline.shelf import WITHDRAWN, Entry, Shelf, named, shelf_at
 from pipeline.stac import CATALOGUE, day_catalogue
 from pipeline.times import parse_time
@@ -38,6 +38,7 @@ class PublishedRun:
         quantities: names along the quantity axis.
         bands: names along the band axis.
         bucket: where it lies, if not on this machine.
+        yielded: leads (minutes) and bands where it says what extrapolation says, because its model had done worse.
     """
 
     product: str
@@ -52,6 +53,7 @@ class PublishedRun:
     quantities: tuple[str, ...]
     bands: tuple[str, ...]
     bucket: Bucket | None = None
+    yielded: tuple[tuple[int, str], ...] = ()
 
     @property
     def order(self) -> tuple[datetime, datetime]:
@@ -315,4 +317,5 @@ def _run_of(path: Path, facts: dict[str, Any], bucket: Bucket | None = None) -> 
         quantities=tuple(facts["quantities"]),
         bands=tuple(facts["bands"]),
         bucket=bucket,
+        yielded=yielded_of(facts.get("specification", {})),
     )

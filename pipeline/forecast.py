@@ -25,15 +25,17 @@ from pipeline.pieces import View, follow
 from pipeline.piecework import Answer, Work, answers
 from pipeline.publishing import drafting, publish, published_alike
 from pipeline.ranking import Ranking
-from pipeline.record import ModelRef, Outlet, RunRecord
+from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, forecast_bands
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
 from pipeline.seams import Certificate, Witness, certify
 from pipeline.specs import BandSpec, MotionSpec
 from pipeline.tiling import Canvas
+from pipeline.yielding import giving_way, usefulness, with_yielded
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
+FOLLOWED = (WIDTHS, YIELDED)  # in it, too: all that the newest scores ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,16 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
     situation = look(settings, open_cube(store_of(settings)), init)
     told = None if champion is None else covariates_of(settings)
     run = record(settings, champion, situation, told)
-    there = published_alike(run, outlet(settings), but=WIDTHS)
+    there = published_alike(run, outlet(settings), but=FOLLOWED)
     if there is not None:
         return there
-    run, champion = _following(settings, champion, run)
+    run, champion = _following(settings, champion, with_yielded(settings, champion, run))
+    if champion is not None:
+        champion = giving_way(settings, champion, run)
     view = View(situation.cube, situation.sample, settings.samples, told)
     with drafting(run, outlet(settings)) as draft:
         certificate = make(settings, champion, view, draft, draft.folder)
-        return publish(draft, run, outlet(settings), certificate.checks())
+        return publish(draft, run, outlet(settings), certificate.checks(), remarks=usefulness(settings, run))
 
 
 def make(

@@ -1,7 +1,7 @@
 """A published run against its passport: its files against the manifest, its pixels against what they were made of.
 
-The manifest says which model version, snapshot, settings and interval widths made a run. They are taken up once more
-and the forecast is made again: what comes out must be the stored files, byte for byte.
+The manifest says which model version, snapshot, settings, interval widths and yielded leads made a run. They are taken
+up once more and the forecast is made again: what comes out must be the stored files, byte for byte.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.draft import Draft
 from pipeline.errors import CubecastError, ModelError, PublishError
-from pipeline.forecast import WIDTHS, Situation, make, outlet, record, widened
+from pipeline.forecast import FOLLOWED, WIDTHS, Situation, make, outlet, record, widened
 from pipeline.pieces import View
 from pipeline.publishing import drafting
 from pipeline.raster import Overviews, copy, describe, pairs, sha256
@@ -37,6 +37,7 @@ from pipeline.shelf import PINNED
 from pipeline.specs import MotionSpec, SampleSpec
 from pipeline.stac import SHA2_256
 from pipeline.times import parse_time
+from pipeline.yielding import giving_way
 
 NETWORK = "network"  # source of a model that is registered
 
@@ -288,6 +289,8 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> Iterato
     _refuse_other(record(then, champion, situation, told), run)
     if champion is not None and WIDTHS in specification:
         champion = widened(champion, np.array(specification[WIDTHS]), out.bands)
+    if champion is not None:
+        champion = giving_way(then, champion, run)
     view = View(situation.cube, situation.sample, then.samples, told)
     with drafting(run, out) as draft:
         make(then, champion, view, draft, draft.folder)
@@ -329,13 +332,13 @@ def _situation(specification: Manifest, run: RunRecord, cube: Cube) -> Situation
 
 
 def _refuse_other(again: RunRecord, run: RunRecord) -> None:
-    """What would be made now is this run, whatever cubecast makes it and whatever its interval widths followed.
+    """What would be made now is this run, whatever cubecast makes it and whatever scores it followed.
 
     Raises:
         ModelError: it is not.
     """
     ours, theirs = ({**asdict(one), **json.loads(one.specification)} for one in (again, run))
-    apart = {"specification", "code_version", WIDTHS}
+    apart = {"specification", "code_version", *FOLLOWED}
     names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     other = [name for name in names if name not in apart]
     if other:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import floor, log10
 from pathlib import Path
 from textwrap import wrap
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from pipeline.episode import NO_UNITS, Episode, number
+from pipeline.episode import NO_UNITS, Episode, number, span
 from pipeline.grid import pixel_size
 from pipeline.page import BAR, BAR_LABELS, HEADING, INK, MISSING, QUIET, TITLE, Block, Box, Look, Page, fitting
 from pipeline.picture import panel_size, value_look, width_look
@@ -52,6 +52,7 @@ class Portrait:
         grid: where it lies.
         created: when it was published.
         snapshot: commit of the cube that it saw.
+        useful: minutes ahead to which forecasts like it had been better than persistence; None: not known.
     """
 
     episode: Episode
@@ -59,6 +60,7 @@ class Portrait:
     grid: GeoBox
     created: datetime
     snapshot: str
+    useful: int | None = None
 
 
 def write_portrait(path: Path, portrait: Portrait) -> None:
@@ -201,6 +203,7 @@ def _write_facts(page: Page, box: Box, portrait: Portrait) -> None:
         f"published {_when(portrait.created)}",
         f"cube {portrait.snapshot}",
         "all times UTC",
+        *([] if portrait.useful is None else [f"useful so far to {span(timedelta(minutes=portrait.useful))}"]),
     ]
     size = min(fitting(line, 9.5, box.width) for line in lines)
     for index, line in enumerate(lines):

@@ -6,7 +6,7 @@ A killed publish leaves nothing but a hidden staging folder or, in a bucket, fil
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -111,8 +111,8 @@ def published(run: RunRecord, outlet: Outlet) -> Path | None:
     return _show(run, outlet)
 
 
-def published_alike(run: RunRecord, outlet: Outlet, *, but: str) -> Path | None:
-    """Folder of a run that is made of the same, whatever its specification says under ``but``; None where none is.
+def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> Path | None:
+    """Folder of a run that is made of the same, whatever its specification says under the names ``but``, or None.
 
     Raises:
         WithdrawnError: it was withdrawn.
@@ -123,7 +123,7 @@ def published_alike(run: RunRecord, outlet: Outlet, *, but: str) -> Path | None:
     for facts in filter(None, (manifest(shelf, entry.name) for entry in entries)):
         specification = facts["specification"]
         then = replace(run, specification=json.dumps(specification, sort_keys=True))
-        same = {name: value for name, value in specification.items() if name != but} == own
+        same = {name: value for name, value in specification.items() if name not in but} == own
         if same and run_key(then, outlet) == facts["run_key"]:
             return published(then, outlet)
     return None

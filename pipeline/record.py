@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.times import minutes, parse_time, stamp
 
 MANIFEST = "run.json"
 KEY_LENGTH = 12
+YIELDED = "yielded"  # in a specification: ``[lead in minutes, band]`` where the run says what extrapolation says
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,11 @@ class ModelRef:
     name: str
     version: str
     source: str
+
+    @property
+    def full_name(self) -> str:
+        """Name and version, as scores call it."""
+        return f"{self.name} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,11 @@ class RunRecord:
         except ValueError as error:
             msg = f"the specification of a run is JSON, found {self.specification[:60]!r}: {error}"
             raise ValueError(msg) from None
+
+    @property
+    def yielded(self) -> tuple[tuple[int, str], ...]:
+        """Leads (minutes) and bands where the run says what extrapolation says."""
+        return yielded_of(json.loads(self.specification))
 
     def lead(self, number: int) -> Lead:
         """Lead ``number``, from 1."""
@@ -186,6 +198,11 @@ def record_of(manifest: dict[str, Any]) -> RunRecord:
     )
 
 
+def yielded_of(specification: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+    """Leads (minutes) and bands that a specification yields to extrapolation."""
+    return tuple((int(lead), str(band)) for lead, band in specification.get(YIELDED, ()))
+
+
 def iso(time: datetime) -> str:
     """A UTC time as tags and items carry it.
 
@@ -202,6 +219,7 @@ def lead_tags(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, str]:
     The baseline TIFF tags (TIFF 6.0, section 8) are those that programs show without being asked.
     """
     product = outlet.product
+    given = [band for minutes, band in run.yielded if minutes == lead.minutes]
     return {
         "product": product.name,
         "init_time": iso(run.init),
@@ -219,4 +237,5 @@ def lead_tags(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, str]:
         "TIFFTAG_SOFTWARE": f"cubecast {run.code_version}",
         "TIFFTAG_COPYRIGHT": product.attribution or product.licence,
         "TIFFTAG_IMAGEDESCRIPTION": product.title or product.name,
+        **({YIELDED: " ".join(given)} if given else {}),
     }

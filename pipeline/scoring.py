@@ -19,7 +19,7 @@ from pipeline.evaluation import counted
 from pipeline.marking import Layers, mark, mark_quantiles
 from pipeline.metrics import ErrorSums
 from pipeline.pairs import Pair, bound_levels, with_interval
-from pipeline.predictor import MEAN, MEDIAN, Context, Forecast
+from pipeline.predictor import MEAN, MEDIAN, Context, Forecast, Source
 from pipeline.rungs import baselines
 from pipeline.samples import Sample, read_context
 from pipeline.scorebook import FORECAST, Score
@@ -157,7 +157,10 @@ def inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
 
 
 def _published(run: PublishedRun, lead: int) -> Forecast:
+    """What a run says; a pixel that was yielded in all bands counts as the network's, whose interval it has."""
     source = run.source(lead)[np.newaxis, np.newaxis]
+    if {(lead, band) for band in run.bands} <= set(run.yielded):
+        source = np.where(source == Source.EXTRAPOLATION, np.uint8(Source.NETWORK), source)
     values = run.read(lead)[np.newaxis, np.newaxis]
     return Forecast(values, source, np.zeros(source.shape, np.float32), run.quantities)
 
@@ -175,18 +178,19 @@ def _scores(case: Case, met: Met) -> Iterator[Score]:
     """Errors of every predictor where all say something, coverage wherever the network does."""
     held, promised = _held(case, met)
     for name, one in met.layers.items():
-        made = _of_bands(met.minutes, name, case.run.bands, one.answer.sums(met.common))
+        made = _of_bands(met.minutes, name, case.run, one.answer.sums(met.common))
         yield from (
             score if name != FORECAST or share is None else replace(score, held=share, promised=promised)
             for score, share in zip(made, held, strict=True)
         )
 
 
-def _of_bands(lead: int, name: str, bands: tuple[str, ...], sums: ErrorSums) -> Iterator[Score]:
-    for index, band in enumerate(bands):
+def _of_bands(lead: int, name: str, run: PublishedRun, sums: ErrorSums) -> Iterator[Score]:
+    for index, band in enumerate(run.bands):
         pixels, absolute, squared = (part[0, index].item() for part in (sums.count, sums.absolute, sums.squared))
         covered = None if sums.covered is None else int(sums.covered[0, index])
-        yield Score(lead, band, name, int(pixels), absolute, squared, covered)
+        given = name == FORECAST and (lead, band) in run.yielded
+        yield Score(lead, band, name, int(pixels), absolute, squared, covered, yielded=given)
 
 
 def _held(case: Case, met: Met) -> tuple[tuple[float | None, ...], float | None]:

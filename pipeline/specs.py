@@ -508,6 +508,10 @@ class ForecastSpec(Spec):
     follow: bool = Field(
         default=True, description="Widen or narrow intervals as the scores of the newest forecasts ask for"
     )
+    yield_to_extrapolation: bool = Field(
+        default=True,
+        description="Publish extrapolation at leads where the scores of the newest forecasts show that it is better",
+    )
     resolution: Resolution = Field(
         default="fine",
         description="Steps of the published values where the scenes hold integers: their own, or 16 times as fine",

@@ -18,6 +18,7 @@ from pipeline.episode import Episode
 from pipeline.errors import StoreError
 from pipeline.evaluation import Answer
 from pipeline.forecast import outlet
+from pipeline.merit import UsefulHorizon
 from pipeline.metrics import ErrorRow
 from pipeline.portrait import Portrait
 from pipeline.predictor import Source
@@ -29,6 +30,7 @@ from pipeline.shares import rung_shares
 from pipeline.sheets import UNKNOWN
 from pipeline.times import from_seconds
 from pipeline.verify import tabulate
+from pipeline.yielding import usefulness_of
 
 _MINUTE = timedelta(minutes=1)
 
@@ -58,7 +60,12 @@ class LeadFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What is known of a run. ``newest``: no other one of the product is newer."""
+    """What is known of a run.
+
+    ``newest``: no other one of the product is newer. ``useful``: by band, how far ahead forecasts like it had been
+    useful. ``yielded``: leads (minutes) and bands at which extrapolation was published, because the model had done
+    worse.
+    """
 
     product: str
     init: datetime
@@ -75,6 +82,8 @@ class RunFacts:
     bands: tuple[str, ...]
     rungs: dict[str, float]
     leads: tuple[LeadFacts, ...]
+    useful: dict[str, UsefulHorizon]
+    yielded: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,8 @@ def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | Non
             LeadFacts(lead, run.init + lead * _MINUTE, *quality[lead], met=_at(met, lead), usual=_at(usual, lead))
             for lead in quality
         ),
+        useful=usefulness_of(manifest),
+        yielded=run.yielded,
     )
 
 
@@ -187,7 +198,10 @@ def portrait_of(settings: Settings, run: PublishedRun) -> Portrait:
         forecast=answer.median[..., 0],
         interval=None if answer.interval is None else _interval(answer.interval, sources),
     )
-    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot)
+    manifest = json.loads((run.path / MANIFEST).read_text(encoding="utf-8"))
+    useful = usefulness_of(manifest).get(band.name)
+    minutes = None if useful is None else useful.minutes
+    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot, minutes)
 
 
 def _interval(ends: tuple[NDArray[np.float32], NDArray[np.float32]], sources: NDArray[np.uint8]) -> NDArray[np.float32]:

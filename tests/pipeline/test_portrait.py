@@ -53,7 +53,7 @@ def portrait(shape: tuple[int, int], frames: int = 5, leads: int = 6, units: str
         interval=np.stack([forecast - np.float32(0.1), forecast + np.float32(0.1)]),
     )
     grid = GeoBox(shape, Affine(1000, 0, 5e5, 0, -1000, 5e6), CRS("EPSG:32633"))
-    return Portrait(episode, sources, grid, INIT + timedelta(minutes=2), "8NVW2F23EBM1P6JYVFF0")
+    return Portrait(episode, sources, grid, INIT + timedelta(minutes=2), "8NVW2F23EBM1P6JYVFF0", useful=95)
 
 
 def without_interval(one: Portrait) -> Portrait:
@@ -121,6 +121,11 @@ def test_the_page_says_whose_forecast_it_is_when_where_and_by_whom() -> None:
     assert "network 75 %, persistence 25 %" in said
     assert "median 0.2 dBZ" in said
     assert "Meteorological Institute" in said
+
+
+def test_the_page_says_how_far_ahead_such_forecasts_have_been_useful_where_that_is_known() -> None:
+    assert "useful so far to 1 h 35 min" in words(draw(CASES["wide"]))
+    assert "useful so far" not in words(draw(replace(CASES["wide"], useful=None)))
 
 
 def test_a_run_without_intervals_has_no_row_for_them() -> None:

@@ -393,8 +393,8 @@ def _publish_in_little_room(folder: Path, size: int) -> None:
 def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) -> None:
     """Intervals follow the newest scores; asked again for the same init time, there is one run, not one for each."""
     folder = publish_run(an_outlet(tmp_path), replace(RUN, specification='{"horizon": 2, "widths": [[1.2]]}'))
-    assert published_alike(RUN, an_outlet(tmp_path), but="widths") == folder
-    assert published_alike(RUN, an_outlet(tmp_path), but="horizon") is None
+    assert published_alike(RUN, an_outlet(tmp_path), but=("widths",)) == folder
+    assert published_alike(RUN, an_outlet(tmp_path), but=("horizon",)) is None
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) ->
 )
 def test_a_run_of_another_making_is_not_taken_for_it(tmp_path: Path, other: RunRecord) -> None:
     publish_run(an_outlet(tmp_path))
-    assert published_alike(other, an_outlet(tmp_path), but="widths") is None
+    assert published_alike(other, an_outlet(tmp_path), but=("widths",)) is None
 
 
 @pytest.mark.parametrize("but", ["widths", "horizon"])
@@ -417,9 +417,9 @@ def test_a_withdrawn_run_is_not_published_again_unasked(tmp_path: Path, but: str
         publish_run(outlet, widened)
     if but == "widths":
         with pytest.raises(WithdrawnError):
-            published_alike(RUN, outlet, but=but)
+            published_alike(RUN, outlet, but=(but,))
     else:
-        assert published_alike(RUN, outlet, but=but) is None
+        assert published_alike(RUN, outlet, but=(but,)) is None
     assert visible(tmp_path) == []
 
 
