@@ -231,7 +231,8 @@ class _Again:
         """Where the stored GeoTIFFs say something else; those that cannot be read are known as faults already."""
         stored = stored_bands(self.outlet.bands, self.outlet.resolution)
         for index, lead in enumerate(leads):
-            yield from self._of_sheet(path / lead["values"]["name"], value_sheet(self.forecast, index, stored), index)
+            values = value_sheet(self.forecast, index, stored, self.outlet.probabilities)
+            yield from self._of_sheet(path / lead["values"]["name"], values, index)
             quality = quality_sheet(self.forecast, index, self.run.cadence)
             yield from self._of_sheet(path / lead["quality"]["name"], quality, index)
 
@@ -282,7 +283,7 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
     """
     with _understood():
         run = record_of(manifest)
-        out = outlet_of(manifest, settings.paths.forecasts) if "outlet" in manifest else outlet(settings)
+        out = _outlet(manifest, settings)
     cube = open_cube(store_of(settings), snapshot=run.snapshot)
     specification = json.loads(run.specification)
     with _understood():
@@ -294,6 +295,13 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
         champion = widened(champion, np.array(specification[WIDTHS]), out.bands)
     view = View(situation.cube, situation.sample, then.samples, told)
     return _Again(run, out, make(then, champion, view)[0])
+
+
+def _outlet(manifest: Manifest, settings: Settings) -> Outlet:
+    """The run's; one that does not note it is from before there were probabilities."""
+    if "outlet" in manifest:
+        return outlet_of(manifest, settings.paths.forecasts)
+    return replace(outlet(settings), probabilities={})
 
 
 @contextmanager

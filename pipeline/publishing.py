@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline import durable
 from pipeline.catalog import SCHEMA_VERSION, as_json, manifest, open_run, refresh
+from pipeline.chances import chances
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast
 from pipeline.raster import describe, read_dn, sha256, write_cog
@@ -152,7 +153,7 @@ def _write_lead(stage: Path, forecast: Forecast, run: RunRecord, outlet: Outlet,
     """Writes the three files of the lead at ``index``; returns its part of the manifest."""
     lead = run.lead(index + 1)
     tags = lead_tags(run, outlet, lead)
-    shown = value_sheet(forecast, index, stored_bands(outlet.bands, outlet.resolution))
+    shown = value_sheet(forecast, index, stored_bands(outlet.bands, outlet.resolution), outlet.probabilities)
     values = _write_sheet(stage / f"{lead.name}.tif", shown, outlet, tags)
     quality = _write_sheet(
         stage / f"{lead.name}-quality.tif", quality_sheet(forecast, index, run.cadence), outlet, tags
@@ -197,6 +198,7 @@ def _manifest(forecast: Forecast, run: RunRecord, outlet: Outlet, leads: list[di
         "outlet": outlet_facts(outlet),
         "quantities": list(forecast.quantities),
         "bands": [band.name for band in outlet.bands],
+        "probabilities": [asdict(one) for one in chances(outlet.bands, outlet.probabilities, forecast.quantities)],
         "leads": leads,
     }
 
