@@ -45,6 +45,7 @@ def run_facts(found: RunFacts) -> None:
         "published": f"{time_text(found.created)} by cubecast {found.code_version}",
         "model": f"{found.model} ({found.source})",
         "bands": f"{', '.join(found.bands)}: {', '.join(found.quantities)}",
+        **_probabilities(found),
         "snapshot": found.snapshot,
         "scenes": ", ".join(found.scenes),
     }
@@ -56,6 +57,13 @@ def run_facts(found: RunFacts) -> None:
     rows = [row for lead in found.leads for row in _lead_rows(lead, own=met, several=len(found.bands) > 1)]
     out().print(table(columns, [row[: len(columns)] for row in rows]))
     _explain(met=met, usual=usual, model=found.model)
+
+
+def _probabilities(found: RunFacts) -> dict[str, str]:
+    """A line by which name each probability stands in the files; none where there are none."""
+    alone = len(found.bands) == 1
+    named = [f"{'' if alone else f'{one.band} '}{one.words} ({one.name(alone=alone)})" for one in found.probabilities]
+    return {"probabilities": ", ".join(named)} if named else {}
 
 
 def _lead_rows(lead: LeadFacts, *, own: bool, several: bool) -> list[tuple[str, ...]]:

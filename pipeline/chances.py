@@ -37,11 +37,13 @@ class Chance:
         band: name of its band.
         threshold: in the band's unit.
         below: whether the event is a value under the threshold, not one at or over it.
+        unit: the band's.
     """
 
     band: str
     threshold: float
     below: bool
+    unit: str = "1"
 
     @property
     def sign(self) -> str:
@@ -56,6 +58,16 @@ class Chance:
         ('5', '0.1')
         """
         return repr(float(self.threshold)).removesuffix(".0")
+
+    @property
+    def words(self) -> str:
+        """The event as a person says it.
+
+        >>> Chance("rain", 5.0, below=False, unit="mm").words, Chance("ndvi", 0.2, below=False).words
+        ('at least 5 mm', 'at least 0.2')
+        """
+        unit = "" if self.unit in ("", "1") else f" {self.unit}"
+        return f"{'under' if self.below else 'at least'} {self.number}{unit}"
 
     def name(self, *, alone: bool) -> str:
         """What its band in a file is called: a word that any program can take, without points and signs.
@@ -81,7 +93,7 @@ def chances(
     if len(_levels(quantities)) < 2:
         return ()
     return tuple(
-        Chance(band.name, threshold, below_counts(band.units))
+        Chance(band.name, threshold, below_counts(band.units), band.units)
         for band in bands
         for threshold in thresholds.get(band.name, ())
     )

@@ -134,7 +134,7 @@ def _chance_bands(bands: tuple[BandSpec, ...], asked: Sequence[Chance]) -> Itera
     about, own = stored(bands[0]), {band.name: band for band in bands}
     for one in asked:
         tags = {"cube_band": one.band, "quantity": PROBABILITY}
-        event = {"threshold": one.number, "unit": own[one.band].units, "event": one.sign}
+        event = {"threshold": one.number, "unit": one.unit, "event": one.sign}
         name = one.name(alone=len(bands) == 1)
         yield RasterBand(name, about.units, about.scale, about.offset, tags | event | _period(own[one.band]))
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.catalog import PublishedRun, quality_path
+from pipeline.chances import Chance
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.episode import Episode
@@ -19,7 +20,7 @@ from pipeline.errors import StoreError
 from pipeline.evaluation import Answer
 from pipeline.forecast import outlet
 from pipeline.metrics import ErrorRow
-from pipeline.portrait import Portrait
+from pipeline.portrait import Likelihood, Portrait
 from pipeline.predictor import Source
 from pipeline.raster import read_dn
 from pipeline.record import MANIFEST
@@ -30,6 +31,7 @@ from pipeline.sheets import UNKNOWN
 from pipeline.times import from_seconds
 from pipeline.verify import tabulate
 
+LIKELY = 0.5
 _MINUTE = timedelta(minutes=1)
 
 
@@ -75,6 +77,7 @@ class RunFacts:
     bands: tuple[str, ...]
     rungs: dict[str, float]
     leads: tuple[LeadFacts, ...]
+    probabilities: tuple[Chance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | Non
             LeadFacts(lead, run.init + lead * _MINUTE, *quality[lead], met=_at(met, lead), usual=_at(usual, lead))
             for lead in quality
         ),
+        probabilities=run.chances,
     )
 
 
@@ -187,7 +191,19 @@ def portrait_of(settings: Settings, run: PublishedRun) -> Portrait:
         forecast=answer.median[..., 0],
         interval=None if answer.interval is None else _interval(answer.interval, sources),
     )
-    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot)
+    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot, _likelihood(run, band.name))
+
+
+def _likelihood(run: PublishedRun, band: str) -> Likelihood | None:
+    """Of the rarest event that is somewhere as likely as not, else of the commonest; None for a run without any."""
+    events = sorted((one for one in run.chances if one.band == band), key=lambda one: one.threshold)
+    found = None
+    for event in events if events and events[0].below else events[::-1]:
+        layers = np.stack([run.probability(lead, band, event.threshold) for lead in sorted(run.leads)])
+        found = Likelihood(event.words, layers)
+        if np.nanmax(layers, initial=0) >= LIKELY:
+            break
+    return found
 
 
 def _interval(ends: tuple[NDArray[np.float32], NDArray[np.float32]], sources: NDArray[np.uint8]) -> NDArray[np.float32]:
