@@ -31,7 +31,7 @@ from pipeline.sheets import UNKNOWN
 from pipeline.times import from_seconds
 from pipeline.verify import tabulate
 
-LIKELY = 0.5
+LIKELY, SEEN = 0.5, 0.01  # a probability, and the part of all leads' pixels that has it
 _MINUTE = timedelta(minutes=1)
 
 
@@ -195,13 +195,13 @@ def portrait_of(settings: Settings, run: PublishedRun) -> Portrait:
 
 
 def _likelihood(run: PublishedRun, band: str) -> Likelihood | None:
-    """Of the rarest event that is somewhere as likely as not, else of the commonest; None for a run without any."""
+    """Of the rarest event that is likely on enough pixels to be seen, else of the commonest; None where there is none."""
     events = sorted((one for one in run.chances if one.band == band), key=lambda one: one.threshold)
     found = None
     for event in events if events and events[0].below else events[::-1]:
         layers = np.stack([run.probability(lead, band, event.threshold) for lead in sorted(run.leads)])
         found = Likelihood(event.words, layers)
-        if np.nanmax(layers, initial=0) >= LIKELY:
+        if np.mean(layers >= LIKELY) >= SEEN:
             break
     return found
 
