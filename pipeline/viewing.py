@@ -31,7 +31,7 @@ from pipeline.sheets import UNKNOWN
 from pipeline.times import from_seconds
 from pipeline.verify import tabulate
 
-LIKELY, SEEN = 0.5, 0.01  # a probability, and the part of all leads' pixels that has it
+LIKELY, SEEN = 0.5, 0.01  # a probability, and the part of the pixels of all leads that has it
 _MINUTE = timedelta(minutes=1)
 
 
@@ -191,17 +191,21 @@ def portrait_of(settings: Settings, run: PublishedRun) -> Portrait:
         forecast=answer.median[..., 0],
         interval=None if answer.interval is None else _interval(answer.interval, sources),
     )
-    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot, _likelihood(run, band.name))
+    likelihood = _likelihood(run, band.name, sources == Source.NETWORK)
+    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot, likelihood)
 
 
-def _likelihood(run: PublishedRun, band: str) -> Likelihood | None:
-    """Of the rarest event that is likely on enough pixels to be seen, else of the commonest; None where there is none."""
+def _likelihood(run: PublishedRun, band: str, own: NDArray[np.bool_]) -> Likelihood | None:
+    """Of the rarest event that is likely on pixels enough to be seen, else of the commonest; None where none is.
+
+    NaN beyond ``own``, ``(lead, y, x)``: elsewhere a rung without an interval says 0 or 1.
+    """
     events = sorted((one for one in run.chances if one.band == band), key=lambda one: one.threshold)
     found = None
     for event in events if events and events[0].below else events[::-1]:
         layers = np.stack([run.probability(lead, band, event.threshold) for lead in sorted(run.leads)])
-        found = Likelihood(event.words, layers)
-        if np.mean(layers >= LIKELY) >= SEEN:
+        found = Likelihood(event.words, np.where(own, layers, np.float32(np.nan)))
+        if np.sum(found.layers >= LIKELY) >= SEEN * np.isfinite(found.layers).sum():
             break
     return found
 

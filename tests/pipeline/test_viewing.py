@@ -105,7 +105,8 @@ def test_a_portrait_shows_the_rarest_event_that_is_likely_on_a_visible_part(prod
     assert likelihood is not None
     assert likelihood.event == "at least 5"
     np.testing.assert_allclose(likelihood.layers[:, :, :36], 0.5, atol=1e-4)
-    assert np.isin(likelihood.layers[:, :, 36:], (0, 1)).all()  # by a rung that has no interval
+    assert np.isnan(likelihood.layers[:, :, 36:]).all()  # by a rung that has no interval
+    assert np.isin(run.probability(5, "sky", 5.0)[:, 36:], (0, 1)).all()
     assert [one.threshold for one in run_facts(run, run).probabilities] == [2, 5, 5.5]
     assert portrait_of(asking, published(product, 3)).likelihood is None
 
