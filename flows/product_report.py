@@ -45,6 +45,7 @@ def run_facts(found: RunFacts) -> None:
         "published": f"{time_text(found.created)} by cubecast {found.code_version}",
         "model": f"{found.model} ({found.source})",
         "bands": f"{', '.join(found.bands)}: {', '.join(found.quantities)}",
+        **_probabilities(found),
         "snapshot": found.snapshot,
         "scenes": ", ".join(found.scenes),
         **({"useful to": "; ".join(_useful(found))} if found.useful else {}),
@@ -73,6 +74,13 @@ def _useful(found: RunFacts) -> Iterator[str]:
 def _given_away(found: RunFacts) -> str:
     bands = {band: [lead_text(lead) for lead, name in found.yielded if name == band] for _, band in found.yielded}
     return "; ".join(f"{band} " * (len(found.bands) > 1) + ", ".join(leads) for band, leads in bands.items())
+
+
+def _probabilities(found: RunFacts) -> dict[str, str]:
+    """A line by which name each probability stands in the files; none where there are none."""
+    alone = len(found.bands) == 1
+    named = [f"{'' if alone else f'{one.band} '}{one.words} ({one.name(alone=alone)})" for one in found.probabilities]
+    return {"probabilities": ", ".join(named)} if named else {}
 
 
 def _lead_rows(lead: LeadFacts, *, own: bool, several: bool) -> list[tuple[str, ...]]:

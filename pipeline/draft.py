@@ -62,7 +62,8 @@ class Draft:
             values = part.values[0, lead]
             ends[0] = np.fmin(ends[0], np.fmin.reduce(values, axis=None))
             ends[1] = np.fmax(ends[1], np.fmax.reduce(values, axis=None))
-            self._write(self.values(lead), value_sheet(part, lead, self._bands), window, lead)
+            sheet = value_sheet(part, lead, self._bands, self.outlet.probabilities)
+            self._write(self.values(lead), sheet, window, lead)
             self._write(self.quality(lead), quality_sheet(part, lead, self.run.cadence), window, lead)
 
     def put_whole(self, said: Forecast) -> None:

@@ -193,7 +193,8 @@ def outlet(settings: Settings) -> Outlet:
     bands = tuple(settings.bands[index] for index in forecast_bands(settings))
     grid, folder, store = settings.grid.geobox(), settings.paths.forecasts, settings.forecast.store
     bucket = Bucket(store.url, store.endpoint, store.region) if store.url else None
-    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution, bucket)
+    asked = settings.forecast.probabilities
+    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution, bucket, asked)
 
 
 def record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:

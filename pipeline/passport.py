@@ -279,7 +279,7 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> Iterato
     """
     with _understood():
         run = record_of(manifest)
-        out = outlet_of(manifest, settings.paths.forecasts) if "outlet" in manifest else outlet(settings)
+        out = _outlet(manifest, settings)
     cube = open_cube(store_of(settings), snapshot=run.snapshot)
     specification = json.loads(run.specification)
     with _understood():
@@ -295,6 +295,13 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> Iterato
     with drafting(run, out) as draft:
         make(then, champion, view, draft, draft.folder)
         yield draft
+
+
+def _outlet(manifest: Manifest, settings: Settings) -> Outlet:
+    """The run's; one that does not note it is from before there were probabilities."""
+    if "outlet" in manifest:
+        return outlet_of(manifest, settings.paths.forecasts)
+    return replace(outlet(settings), probabilities={})
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline import durable
 from pipeline.catalog import SCHEMA_VERSION, as_json, manifest, open_run, refresh
+from pipeline.chances import chances
 from pipeline.draft import Draft
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast
@@ -214,6 +215,7 @@ def _manifest(draft: Draft, leads: list[dict[str, Any]]) -> dict[str, Any]:
         "outlet": outlet_facts(outlet),
         "quantities": list(draft.quantities),
         "bands": [band.name for band in outlet.bands],
+        "probabilities": [asdict(one) for one in chances(outlet.bands, outlet.probabilities, draft.quantities)],
         "leads": leads,
     }
 

@@ -191,11 +191,17 @@ def read_dn(path: Path) -> NDArray:
         return dataset.read()
 
 
-def read_physical(path: Path) -> NDArray[np.float32]:
-    """Every pixel of a GeoTIFF in the units of its bands: ``(band, y, x)``, NaN where missing."""
+def read_physical(path: Path, places: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """Every pixel of a GeoTIFF in the units of its bands: ``(band, y, x)``, NaN where missing.
+
+    Args:
+        path: the file.
+        places: of the bands to read, from 0; all, unless given.
+    """
     with _opened(path) as dataset:
-        layers = dataset.read(masked=True)
-        scales, offsets = dataset.scales, dataset.offsets
+        read = range(dataset.count) if places is None else places
+        layers = dataset.read([place + 1 for place in read], masked=True)
+        scales, offsets = ([every[place] for place in read] for every in (dataset.scales, dataset.offsets))
     absent = np.ma.getmaskarray(layers)
     return np.stack([_physical(layers.data[i], absent[i], scale, offsets[i]) for i, scale in enumerate(scales)])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,7 @@ class Outlet:
         root: folder of this machine where runs are made, and published unless there is a bucket.
         resolution: of the stored values, as the scenes' or finer.
         bucket: where runs are published instead.
+        probabilities: thresholds by band whose probabilities are stored, where the forecast has quantiles.
     """
 
     product: ProductSpec
@@ -119,6 +120,7 @@ class Outlet:
     root: Path
     resolution: Resolution = "fine"
     bucket: Bucket | None = None
+    probabilities: Mapping[str, Sequence[float]] = field(default_factory=dict, hash=False)
 
     @property
     def place(self) -> Location:
@@ -139,6 +141,7 @@ def run_key(run: RunRecord, outlet: Outlet) -> str:
         "bands": [band.model_dump() for band in outlet.bands],
         "grid": grid_facts(outlet.grid),
         "resolution": outlet.resolution,
+        **_probabilities(outlet),
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
@@ -166,7 +169,14 @@ def outlet_facts(outlet: Outlet) -> dict[str, Any]:
         "product": outlet.product.model_dump(mode="json"),
         "bands": [band.to_json() for band in outlet.bands],
         "resolution": outlet.resolution,
+        **_probabilities(outlet),
     }
+
+
+def _probabilities(outlet: Outlet) -> dict[str, Any]:
+    """Nothing where none are asked for, as in runs from before there were any: their keys stay what they are."""
+    asked = {band: list(thresholds) for band, thresholds in outlet.probabilities.items()}
+    return {"probabilities": asked} if asked else {}
 
 
 def outlet_of(manifest: dict[str, Any], root: Path) -> Outlet:
@@ -182,6 +192,7 @@ def outlet_of(manifest: dict[str, Any], root: Path) -> Outlet:
         geobox(grid["crs"], tuple(grid["transform"]), tuple(grid["shape"])),
         root,
         facts["resolution"],
+        probabilities={band: tuple(values) for band, values in facts.get("probabilities", {}).items()},
     )
 
 

@@ -16,7 +16,8 @@ from pipeline.consistency import RevisionSums
 from pipeline.coverage import Coverage
 from pipeline.cube import Cube
 from pipeline.evaluation import counted
-from pipeline.marking import Layers, mark, mark_quantiles
+from pipeline.events import Events
+from pipeline.marking import Layers, mark, mark_chances, mark_quantiles
 from pipeline.metrics import ErrorSums
 from pipeline.pairs import Pair, bound_levels, with_interval
 from pipeline.predictor import MEAN, MEDIAN, Context, Forecast, Source
@@ -213,8 +214,19 @@ def _cards(case: Case, met: Met) -> Iterator[Card]:
             card = mark(Card(met.minutes, band.name, name), said, truth, band, case.settings.verification)
             if name == FORECAST:
                 card = mark_quantiles(card, said, truth, own)
+                card = _mark_chances(card, case.run, truth, own)
                 card = card if revisions is None else replace(card, revisions=revisions.at(0, index))
             yield card
+
+
+def _mark_chances(card: Card, run: PublishedRun, truth: NDArray[np.float32], own: NDArray[np.float32]) -> Card:
+    """With the scores of the probabilities that the run says of the card's lead and band, if it does."""
+    said = [one for one in run.chances if one.band == card.band]
+    if not said:
+        return card
+    events = Events(tuple(one.threshold for one in said), said[0].below)
+    layers = np.stack([run.probability(card.lead_minutes, one.band, one.threshold) for one in said])
+    return mark_chances(card, layers, events, truth, own)
 
 
 def _revisions(case: Case, met: Met) -> RevisionSums | None:

@@ -516,6 +516,11 @@ class ForecastSpec(Spec):
         default="fine",
         description="Steps of the published values where the scenes hold integers: their own, or 16 times as fine",
     )
+    probabilities: dict[str, tuple[float, ...]] = Field(
+        default={},
+        description="By band: values in its unit; forecasts with quantiles say how likely each is to be reached or "
+        "exceeded, or, of a temperature, not reached",
+    )
     store: StoreSpec = Field(default=StoreSpec(), description="Where published runs lie, if not in the workspace")
     keep_for: timedelta | None = Field(
         default=None, gt=timedelta(0), description="Runs made longer ago than this go (ISO 8601); absent: none"
@@ -523,6 +528,15 @@ class ForecastSpec(Spec):
     keep_runs: int | None = Field(
         default=None, ge=1, description="The newest so many runs stay, older ones go; absent: all stay"
     )
+
+    @field_validator("probabilities")
+    @classmethod
+    def _rising(cls, probabilities: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for band, values in probabilities.items():
+            if not values or list(values) != sorted({*values}) or not all(map(isfinite, values)):
+                msg = f"thresholds are one or more numbers that rise, found {list(values)} for {band}"
+                raise ValueError(msg)
+        return probabilities
 
 
 class VerificationSpec(Spec):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flows.product_report import run_facts
+from pipeline.chances import Chance
 from pipeline.merit import UsefulHorizon
 from pipeline.viewing import RunFacts
 
@@ -14,7 +15,10 @@ UNKNOWN = UsefulHorizon(None, 3, (), "3 of at least 10 runs of rain 1 have met t
 
 
 def said(
-    capsys: pytest.CaptureFixture[str], useful: dict[str, UsefulHorizon], yielded: tuple[tuple[int, str], ...] = ()
+    capsys: pytest.CaptureFixture[str],
+    useful: dict[str, UsefulHorizon],
+    yielded: tuple[tuple[int, str], ...] = (),
+    chances: tuple[Chance, ...] = (),
 ) -> str:
     bands = tuple(useful) or ("rain",)
     run_facts(
@@ -36,6 +40,7 @@ def said(
             leads=(),
             useful=useful,
             yielded=yielded,
+            probabilities=chances,
         )
     )
     return " ".join(capsys.readouterr().out.split())
@@ -55,3 +60,13 @@ def test_people_are_told_where_extrapolation_was_published(capsys: pytest.Captur
     assert "yielded +55 min, +60 min: extrapolation" in said(capsys, {"rain": KNOWN}, yielded[:2])
     assert "rain +55 min, +60 min; snow +60 min: ext" in said(capsys, {"rain": KNOWN, "snow": KNOWN}, yielded)
     assert "yielded" not in said(capsys, {"rain": KNOWN})
+
+
+RAIN, COLD = Chance("rain", 0.5, below=False, unit="mm"), Chance("top", 253.0, below=True, unit="K")
+
+
+def test_show_names_each_event_and_the_band_that_says_how_likely_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "probabilities at least 0.5 mm (p_ge_0p5) snapshot" in said(capsys, {"rain": KNOWN}, chances=(RAIN,))
+    both = said(capsys, {"rain": KNOWN, "top": KNOWN}, chances=(RAIN, COLD))
+    assert "rain at least 0.5 mm (rain_p_ge_0p5), top under 253 K (top_p_lt_253)" in both
+    assert "probabilities" not in said(capsys, {"rain": KNOWN})

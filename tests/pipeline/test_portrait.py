@@ -20,7 +20,7 @@ from PIL import Image
 from pipeline import film
 from pipeline.episode import Episode
 from pipeline.film import write_film
-from pipeline.portrait import RUNGS, Portrait, draw, write_portrait
+from pipeline.portrait import RUNGS, Likelihood, Portrait, draw, write_portrait
 from pipeline.predictor import Source
 
 INIT = datetime(2024, 6, 1, 12, 0, tzinfo=UTC)
@@ -60,6 +60,14 @@ def without_interval(one: Portrait) -> Portrait:
     return replace(one, episode=replace(one.episode, interval=None))
 
 
+def with_likelihood(one: Portrait) -> Portrait:
+    """Grows from left to right."""
+    leads, height, width = one.episode.forecast.shape
+    layers = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (leads, height, width)).copy()
+    layers[:, :9, :9] = np.nan
+    return replace(one, likelihood=Likelihood("at least 5 dBZ", layers))
+
+
 CASES = {
     "wide": portrait((446, 922)),
     "tall": portrait((613, 380), leads=12),
@@ -67,6 +75,8 @@ CASES = {
     "one frame, one lead": portrait((78, 77), frames=1, leads=1, units="K"),
     "a strip": portrait((40, 900), leads=2),
     "a tower": portrait((300, 60), leads=6, units="kg m-2 s-1"),
+    "likelihood": with_likelihood(portrait((200, 320))),
+    "tall likelihood": with_likelihood(portrait((613, 380), leads=2)),
     "extrapolation": without_interval(portrait((192, 192))),
     "tall extrapolation": without_interval(portrait((300, 200))),
 }
@@ -131,6 +141,14 @@ def test_the_page_says_how_far_ahead_such_forecasts_have_been_useful_where_that_
 def test_a_run_without_intervals_has_no_row_for_them() -> None:
     assert "How sure it is" in words(draw(CASES["small"]))
     assert "How sure it is" not in words(draw(CASES["extrapolation"]))
+
+
+def test_a_run_with_probabilities_has_a_row_that_names_the_event() -> None:
+    said = words(draw(CASES["likelihood"]))
+    assert "How likely" in said
+    assert "at least 5 dBZ" in said
+    assert "at most 100%" in said
+    assert "How likely" not in words(draw(CASES["small"]))
 
 
 def test_a_grid_in_degrees_has_a_scale_in_kilometres() -> None:

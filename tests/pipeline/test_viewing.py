@@ -98,6 +98,27 @@ def test_a_portrait_has_an_interval_only_where_somebody_gave_one(product: Produc
     assert (portrait.sources[:, :, 36:] == Source.EXTRAPOLATION).all()
 
 
+def test_a_portrait_shows_the_rarest_event_that_is_likely_on_a_visible_part(product: Product) -> None:
+    asking = tuned(product, forecast={"probabilities": {"sky": [2.0, 5.0, 5.5]}})
+    run = read_run(forecast(asking, Champion(Left(), REF), init=product.time(3)))  # 5, within 4 to 6
+    likelihood = portrait_of(asking, run).likelihood
+    assert likelihood is not None
+    assert likelihood.event == "at least 5"
+    np.testing.assert_allclose(likelihood.layers[:, :, :36], 0.5, atol=1e-4)
+    assert np.isnan(likelihood.layers[:, :, 36:]).all()  # by a rung that has no interval
+    assert np.isin(run.probability(5, "sky", 5.0)[:, 36:], (0, 1)).all()
+    assert [one.threshold for one in run_facts(run, run).probabilities] == [2, 5, 5.5]
+    assert portrait_of(asking, published(product, 3)).likelihood is None
+
+
+def test_where_no_event_is_likely_a_portrait_shows_the_commonest(product: Product) -> None:
+    asking = tuned(product, forecast={"probabilities": {"sky": [7.0, 8.0]}})
+    run = read_run(forecast(asking, Champion(Left(), REF), init=product.time(3)))
+    likelihood = portrait_of(asking, run).likelihood
+    assert likelihood is not None
+    assert likelihood.event == "at least 7"
+
+
 def test_a_portrait_shows_the_frames_that_the_run_saw(product: Product) -> None:
     episode = portrait_of(tuned(product), published(product, 2)).episode
     assert episode.acquired == (product.time(1), product.time(2))
