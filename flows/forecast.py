@@ -24,7 +24,8 @@ def forecast(config: Path, init: UtcTime | None = None) -> str:
 
     Args:
         config: TOML file of the product.
-        init: for a hindcast, the init time, UTC; it sees only what was available then. Empty: the newest scene.
+        init: for a hindcast, the init time, UTC; it sees only what was available then. Empty: the newest scene,
+            or with ``forecast.issue = "due"`` the newest slot that is due.
 
     Returns:
         Folder of the published run.

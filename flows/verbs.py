@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,8 +146,16 @@ def train(
     )
 
 
-def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
-    """Publishes one forecast run: from the newest scene, or a hindcast for ``init``.
+def forecast(
+    config: Path, *, init: datetime | None = None, due: bool = False, now: datetime | None = None
+) -> Forecasted:
+    """Publishes one forecast run: from the newest scene, from the newest slot that is due, or a hindcast.
+
+    Args:
+        config: TOML file of the product.
+        init: init time of a hindcast.
+        due: whatever ``forecast.issue`` says, from the newest slot that is due, whether or not its scene has come.
+        now: what time it is; None: the clock's.
 
     Raises:
         CubecastError: nothing to start from, no usable model, or the run fails a check.
@@ -165,7 +173,8 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     with native_silence():  # the champion's load imports TensorFlow
         network = open_registry(settings).load_champion(settings)
     champion = None if network is None else network.champion()
-    path = run(settings, champion, init=init)
+    time = (now or datetime.now(UTC)) if due or settings.forecast.issue == "due" else None
+    path = run(settings, champion, init=init, now=time)
     published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"

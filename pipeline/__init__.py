@@ -14,11 +14,11 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
 - slow series: climatology, kriging
 - scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, brier, consistency
-- forecasts: baselines, evaluation, tiling, draft, rungs, pieces, piecework, ranking, seams, forecast
+- forecasts: usual, baselines, evaluation, tiling, draft, rungs, pieces, filling, piecework, ranking, seams, forecast
 - what newest scores ask for: drift, merit, yielding
 - published runs: raster, stac, record, chances, sheets, shelf, catalog, publishing, withdrawal, retention
 - looking at them: shares, passport, viewing, portrait, film
-- what became of them: usual, scorecard, scorebook, marking, scoring, scoretable, verify
+- what became of them: scorecard, scorebook, marking, scoring, scoretable, verify
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
 - pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes
 """

@@ -20,9 +20,10 @@ from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.drift import Widened, widths
 from pipeline.errors import NotEnoughFramesError
+from pipeline.filling import CLIMATOLOGY
 from pipeline.matching import with_room
-from pipeline.pieces import View, follow
-from pipeline.piecework import Answer, Work, answers
+from pipeline.pieces import View
+from pipeline.piecework import Answer, Work, answers, past
 from pipeline.publishing import drafting, publish, published_alike
 from pipeline.ranking import Ranking
 from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
@@ -35,6 +36,7 @@ from pipeline.tiling import Canvas
 from pipeline.yielding import giving_way, usefulness, with_yielded
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
+FRAMES = "climatology_frames"  # likewise; runs of before there was a climatology have none
 FOLLOWED = (WIDTHS, YIELDED)  # in it, too: all that the newest scores ask for
 
 
@@ -73,13 +75,16 @@ def choose_init(cube: Cube, init: datetime | None) -> int:
     return slot
 
 
-def forecast(settings: Settings, champion: Champion | None, *, init: datetime | None = None) -> Path:
+def forecast(
+    settings: Settings, champion: Champion | None, *, init: datetime | None = None, now: datetime | None = None
+) -> Path:
     """Makes and publishes one run; the same run again is a no-op.
 
     Args:
         settings: the product.
         champion: the model to use; None: extrapolation.
-        init: for a hindcast, which sees only what was available then; None: from the newest scene.
+        init: for a hindcast, which sees only what was available then; None: from the newest scene, or as ``now`` says.
+        now: for a run from the newest slot that is due at this time, whether or not its scene has come.
 
     Returns:
         Folder of the published run.
@@ -90,7 +95,10 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         PublishError: the run fails a check.
         WithdrawnError: the run was withdrawn.
     """
-    situation = look(settings, open_cube(store_of(settings)), init)
+    situation = situate(settings, open_cube(store_of(settings)), init, now)
+    if not situation.sample.context:
+        _require_past(settings, situation)
+        champion = None
     told = None if champion is None else covariates_of(settings)
     run = record(settings, champion, situation, told)
     there = published_alike(run, outlet(settings), but=FOLLOWED)
@@ -102,7 +110,8 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
     view = View(situation.cube, situation.sample, settings.samples, told)
     with drafting(run, outlet(settings)) as draft:
         certificate = make(settings, champion, view, draft, draft.folder)
-        return publish(draft, run, outlet(settings), certificate.checks(), remarks=usefulness(settings, run))
+        remarks = usefulness(settings, run) | past(settings, view).remarks(draft)
+        return publish(draft, run, outlet(settings), certificate.checks(), remarks=remarks)
 
 
 def make(
@@ -119,7 +128,7 @@ def make(
     """
     motion = _motion(settings, champion)
     settings = settings.model_copy(update={"motion": motion})  # every rung moves along the same flow
-    work = Work(settings, champion, view, follow(view, motion, folder))
+    work = Work.begun(settings, champion, view, folder)
     windows = [piece.window for piece in work.pieces]
     ranking = None if champion is None or champion.matched is None else Ranking(view.shape, champion.matched)
     witness = Witness(windows)
@@ -165,23 +174,50 @@ def widened(champion: Champion, factors: NDArray[np.float64], bands: Sequence[Ba
 
 
 def look(settings: Settings, newest: Cube, init: datetime | None) -> Situation:
-    """What a forecast for ``init`` has before it; None: one from the newest scene, which sees everything.
+    """What a forecast for ``init`` has before it, a context frame at least; None: one from the newest scene.
 
     Raises:
         NotEnoughFramesError: nothing to start from.
     """
-    slot = choose_init(newest, init)
-    time = newest.layout.axis.valid_time(slot)
-    cube = newest if init is None else replace(newest, as_of=time + settings.forecast.delay)
-    found = sample(cube.observed(), slot, settings.samples)
-    if not found.context:
-        msg = (
-            f"a forecast sees at least one scene of the last {settings.samples.max_age} slots before its init time, "
-            f"found none before {time:%Y-%m-%d %H:%M}Z{_known_then(cube)}: "
-            "ingest newer scenes or raise samples.max_age"
-        )
-        raise NotEnoughFramesError(msg)
-    return Situation(cube, found)
+    found = situate(settings, newest, init)
+    if not found.sample.context:
+        raise _nothing_seen(settings, found)
+    return found
+
+
+def situate(settings: Settings, newest: Cube, init: datetime | None, now: datetime | None = None) -> Situation:
+    """What a forecast has before it, which may be nothing recent; times as of :func:`forecast`.
+
+    A hindcast sees what was available at its init time; the others see everything up to it, whenever it came. A slot
+    beyond the end of the cube's time axis is one without a scene: the cube is only read.
+
+    Raises:
+        NotEnoughFramesError: the cube is empty, or starts after the init time.
+    """
+    axis = newest.layout.axis
+    due = None if now is None else axis.valid_time(axis.reached(now - settings.forecast.delay))
+    slot = choose_init(newest, due if init is None else init)
+    cube = newest if init is None else replace(newest, as_of=axis.valid_time(slot) + settings.forecast.delay)
+    return Situation(cube, sample(cube.observed(), slot, settings.samples))
+
+
+def _require_past(settings: Settings, situation: Situation) -> None:
+    """Lets no run begin that cannot even be a climatology.
+
+    Raises:
+        NotEnoughFramesError: the cube has no frame before it.
+    """
+    if not past(settings, View(situation.cube, situation.sample, settings.samples)).speaks:
+        raise _nothing_seen(settings, situation)
+
+
+def _nothing_seen(settings: Settings, situation: Situation) -> NotEnoughFramesError:
+    time = situation.cube.layout.axis.valid_time(situation.sample.init)
+    return NotEnoughFramesError(
+        f"a forecast sees at least one scene of the last {settings.samples.max_age} slots before its init time, "
+        f"found none before {time:%Y-%m-%d %H:%M}Z{_known_then(situation.cube)}: "
+        "ingest newer scenes or raise samples.max_age"
+    )
 
 
 def _known_then(cube: Cube) -> str:
@@ -201,7 +237,6 @@ def record(settings: Settings, champion: Champion | None, situation: Situation, 
     """What a run is made of, apart from what the newest scores ask for."""
     cube, one = situation.cube, situation.sample
     scenes = tuple(scene.id for scene in cube.scenes(one.context))
-    model = ModelRef("extrapolation", "1", "extrapolation") if champion is None else champion.ref
     specification: dict[str, Any] = {
         "as_of": None if cube.as_of is None else cube.as_of.isoformat(),
         "samples": settings.samples.model_dump(mode="json"),
@@ -210,12 +245,21 @@ def record(settings: Settings, champion: Champion | None, situation: Situation, 
     }
     if told is not None and told.channels:
         specification["covariates"] = told.digest
+    if settings.forecast.climatology_frames:
+        specification[FRAMES] = settings.forecast.climatology_frames
     return RunRecord(
         init=cube.layout.axis.valid_time(one.init),
         cadence=cube.layout.axis.cadence,
-        model=model,
+        model=_model(champion, one),
         snapshot=cube.snapshot,
         scenes=scenes,
         specification=json.dumps(specification, sort_keys=True),
         code_version=version("cubecast"),
     )
+
+
+def _model(champion: Champion | None, one: Sample) -> ModelRef:
+    """What speaks where it can, and lends the run its name."""
+    if champion is not None:
+        return champion.ref
+    return ModelRef("extrapolation", "1", "extrapolation") if one.context else CLIMATOLOGY

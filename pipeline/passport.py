@@ -26,7 +26,7 @@ from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.draft import Draft
 from pipeline.errors import CubecastError, ModelError, PublishError
-from pipeline.forecast import FOLLOWED, WIDTHS, Situation, make, outlet, record, widened
+from pipeline.forecast import FOLLOWED, FRAMES, WIDTHS, Situation, make, outlet, record, widened
 from pipeline.pieces import View
 from pipeline.publishing import drafting
 from pipeline.raster import Overviews, copy, describe, pairs, sha256
@@ -320,13 +320,14 @@ def _as_then(settings: Settings, specification: Manifest, out: Outlet, cube: Cub
     """Settings as the run had them; bands that were not forecast are those of the cube."""
     spoken = {band.name: band for band in out.bands}
     bands = tuple(spoken.get(one.name) or one.model_copy(update={"forecast": False}) for one in cube.layout.bands)
+    then = {"tile": specification["tile"], "climatology_frames": specification.get(FRAMES, 0)}
     update = {
         "bands": bands,
         "grid": cube.layout.grid_spec,
         "axis": cube.layout.axis_spec,
         "samples": SampleSpec.model_validate(specification["samples"]),
         "motion": MotionSpec.model_validate(specification["motion"]),
-        "forecast": settings.forecast.model_copy(update={"tile": specification["tile"]}),
+        "forecast": settings.forecast.model_copy(update=then),
     }
     return cast("Settings", settings.model_copy(update=update))
 

@@ -11,10 +11,11 @@ from threading import Lock
 
 from pipeline.baselines import attempt, fill
 from pipeline.config import Settings
+from pipeline.filling import Past, writable
 from pipeline.grid import Window
-from pipeline.pieces import Piece, View, around, plan
+from pipeline.pieces import Piece, View, around, follow, plan
 from pipeline.predictor import Forecast
-from pipeline.rungs import Champion, baselines
+from pipeline.rungs import Champion, baselines, forecast_bands
 from pipeline.tiling import cut
 from pipeline.trajectories import Trajectories
 from pipeline.workers import each
@@ -39,14 +40,20 @@ class Work:
     Attributes:
         settings: the product; every rung moves along its ``motion``.
         champion: the best rung; None: there is none.
-        view: what the run sees.
-        trajectories: of the whole frame.
+        view: what the run sees; where that is nothing recent, climatology is all that it says.
+        trajectories: of the whole frame; None where nothing recent is seen.
     """
 
     settings: Settings
     champion: Champion | None
     view: View
-    trajectories: Trajectories
+    trajectories: Trajectories | None
+
+    @classmethod
+    def begun(cls, settings: Settings, champion: Champion | None, view: View, folder: Path | None) -> Work:
+        """With the motion of the whole frame, which is kept in a folder, or in memory."""
+        followed = follow(view, settings.motion, folder) if view.sample.context else None
+        return cls(settings, champion, view, followed)
 
     @property
     def pieces(self) -> list[Piece]:
@@ -56,28 +63,43 @@ class Work:
     def answer(self, piece: Piece) -> Answer:
         """What is said of one."""
         said, below = self._said(piece.outer)
-        return Answer(piece, said, below)
+        return Answer(piece, self._filled(said, piece.window, piece.outer), below)
 
     def again(self, window: Window) -> Forecast:
         """What the ladder says of any window, seen in one go."""
         outer = around(window, self._margin, self.view.shape, self._step)
-        return cut(self._said(outer)[0], window.within(outer))
+        return cut(self._filled(self._said(outer)[0], window, outer), window.within(outer))
 
     def _said(self, window: Window) -> tuple[Forecast, Forecast]:
-        """By the whole ladder, and by its rungs below the champion."""
+        """By the rungs above climatology, and by those below the champion."""
+        if self.trajectories is None:
+            nothing = past(self.settings, self.view).nothing(window)
+            return nothing, nothing
         seen, horizon = self.view.context(window), self.view.spec.horizon
         along = (self.trajectories.within(window),)
         below = baselines(self.settings, trajectories=along)["extrapolation"].predict(seen, horizon)
         best = None if self.champion is None else attempt(self.champion.along(along), seen, horizon)
         return (below, below) if best is None else (fill(best, below), below)
 
+    def _filled(self, said: Forecast, window: Window, outer: Window) -> Forecast:
+        """With climatology in a window of it, where nothing else is known."""
+        said = writable(said)
+        past(self.settings, self.view).fill(cut(said, window.within(outer)), window)
+        return said
+
     @property
     def _margin(self) -> int:
-        return (0 if self.champion is None else self.champion.halo) + self.trajectories.reach()
+        reach = 0 if self.trajectories is None else self.trajectories.reach()
+        return reach + (0 if self.champion is None else self.champion.halo)
 
     @property
     def _step(self) -> int:
         return 1 if self.champion is None else self.champion.step
+
+
+def past(settings: Settings, view: View) -> Past:
+    """The lowest rung of a run."""
+    return Past(view, forecast_bands(settings), settings.forecast.climatology_frames)
 
 
 def answers(work: Work, folder: Path | None, scheduler: str) -> Iterator[Answer]:

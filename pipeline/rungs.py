@@ -111,7 +111,7 @@ def baselines(
 def ladder(settings: Settings, champion: Champion | None) -> Predictor:
     """The champion where it knows something, extrapolation elsewhere, persistence where that fails too.
 
-    For contexts of whole grids; :mod:`pipeline.forecast` makes the same piece by piece.
+    For contexts of whole grids; :mod:`pipeline.forecast` makes the same piece by piece, and fills in climatology.
     """
     below = baselines(settings)["extrapolation"]
     return below if champion is None else Ladder((champion.predictor, below))

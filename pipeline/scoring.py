@@ -150,10 +150,10 @@ def _met(case: Case, due: dict[int, int]) -> Iterator[Met]:
 
 
 def inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
-    """The very frames that a run saw; ``seen`` is the cube as the run had it."""
+    """The very frames that a run saw, one without a value where it saw none; ``seen`` is the cube as the run had it."""
     used = set(run.scenes)
     slots = sorted({row.slot for row in seen.rows if row.scene.id in used and not row.superseded})
-    spec = settings.samples.model_copy(update={"context_frames": len(slots)})
+    spec = settings.samples.model_copy(update={"context_frames": max(len(slots), 1)})
     return read_context(seen, Sample(seen.layout.axis.slot(run.init), tuple(slots), ()), spec)
 
 

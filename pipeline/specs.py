@@ -500,10 +500,22 @@ class ForecastSpec(Spec):
     tile: int = Field(
         default=1024, ge=64, description="Tile of a prediction (px); the network's reach is added around it"
     )
+    issue: Literal["newest", "due"] = Field(
+        default="newest",
+        description="For which slot a run is issued: newest: that of the newest scene; due: the newest one that is "
+        "delay old by the clock, whether or not its scene has come",
+    )
     delay: timedelta = Field(
         default=timedelta(0),
         ge=timedelta(0),
-        description="A hindcast sees what was available this long after its init time (ISO 8601)",
+        description="How long after its time a slot is due; a hindcast sees what was available then (ISO 8601)",
+    )
+    climatology_frames: int = Field(
+        default=12,
+        ge=0,
+        le=64,
+        description="Earlier frames, of the same time of day and nearest in season, whose mean stands where no context "
+        "frame shows anything; 0: nothing does",
     )
     follow: bool = Field(
         default=True, description="Widen or narrow intervals as the scores of the newest forecasts ask for"

@@ -125,6 +125,7 @@ def _counted(number: int, unit: str) -> str:
 
 def _properties(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, Any]:
     product = outlet.product
+    origin = ", ".join(run.scenes) or "no recent scene"
     return {
         "title": f"{product.title or product.name}, {lead.minutes} minutes ahead",
         "license": product.licence,
@@ -133,7 +134,7 @@ def _properties(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, Any]:
         "forecast:horizon": iso_duration(lead.valid_time - run.init),
         **_projection(outlet.grid),
         "processing:level": "L4",
-        "processing:lineage": f"Forecast by {run.model.name} {run.model.version} from {', '.join(run.scenes)}",
+        "processing:lineage": f"Forecast by {run.model.name} {run.model.version} from {origin}",
         "processing:software": {"cubecast": run.code_version, run.model.name: run.model.version},
         "cubecast:product": product.name,
         "cubecast:run_key": run_key(run, outlet),

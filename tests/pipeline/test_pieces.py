@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Settings
-from pipeline.forecast import look, make
+from pipeline.forecast import look
 from pipeline.pieces import View, coarser, follow, plan
 from pipeline.predictor import Forecast, Source
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion, baselines
 from pipeline.specs import MotionSpec
-from pipeline.tiling import Assembly
-from tests.pipeline.seers import Blurred
+from tests.pipeline.seers import Blurred, put
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Product
@@ -69,12 +68,6 @@ def made(product: Product, tile: int, halo: int = HALO, champion: Champion | Non
     view = View(situation.cube, situation.sample, settings.samples)
     network = Champion(Blurred(REACH, 4), REF, MotionSpec(), halo, step=4, matched=1.0, bands=(0,))
     return put(settings, champion or network, view)
-
-
-def put(settings: Settings, champion: Champion | None, view: View) -> Forecast:
-    canvas = Assembly(view.shape)
-    make(settings, champion, view, canvas)
-    return canvas.forecast
 
 
 def furthest(one: Forecast, other: Forecast) -> float:

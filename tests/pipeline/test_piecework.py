@@ -12,7 +12,7 @@ from pipeline.config import Settings
 from pipeline.errors import ServiceError
 from pipeline.forecast import forecast, look
 from pipeline.grid import Window
-from pipeline.pieces import View, follow
+from pipeline.pieces import View
 from pipeline.piecework import Work, answers
 from pipeline.predictor import Source
 from pipeline.record import ModelRef
@@ -48,7 +48,7 @@ def work_of(product: Product, folder: Path | None = None) -> Work:
     settings = settings_of(product)
     situation = look(settings, product.cube(), None)
     view = View(situation.cube, situation.sample, settings.samples)
-    return Work(settings, NETWORK, view, follow(view, MotionSpec(), folder))
+    return Work.begun(settings, NETWORK, view, folder)
 
 
 def test_every_piece_is_answered_once_by_the_ladder_and_by_what_is_below(drifting: Product) -> None:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.baselines import Persistence
 from pipeline.catalog import PublishedRun, read_run
 from pipeline.config import Settings
+from pipeline.film import write_film
 from pipeline.forecast import forecast
 from pipeline.maintenance import collect, expire
+from pipeline.portrait import write_portrait
 from pipeline.predictor import Context, Forecast, Source
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion
@@ -20,6 +23,8 @@ from pipeline.verify import verify
 from pipeline.viewing import portrait_of, run_facts, skill_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.pipeline.conftest import Product
 
 SAMPLES = {"context_frames": 2, "max_age": 4, "horizon": 2}
@@ -135,3 +140,19 @@ def test_a_run_of_an_expired_snapshot_is_drawn_from_the_newest_one(product: Prod
     expire(product.store, tip.written_at, floor=timedelta(0))
     collect(product.store, tip.written_at, floor=timedelta(0))
     np.testing.assert_array_equal(portrait_of(tuned(product), run).episode.context, before.episode.context)
+
+
+def test_a_run_that_saw_nothing_recent_is_drawn_without_a_frame(product: Product, tmp_path: Path) -> None:
+    for horizon in (1, 2):
+        asked = tuned(product, samples=SAMPLES | {"horizon": horizon})
+        run = read_run(forecast(asked, None, now=product.time(20)))
+        portrait = portrait_of(asked, run)
+        assert portrait.episode.newest_frames(3) == ()
+        assert (portrait.sources == Source.CLIMATOLOGY).all()
+        write_portrait(tmp_path / "page.png", portrait)
+        write_film(tmp_path / "film.gif", portrait)
+        with Image.open(tmp_path / "film.gif") as film:
+            assert film.n_frames == horizon
+        (first, *_) = run_facts(run, run).leads
+        assert first.rungs == {"climatology": 1}
+        assert (first.oldest, first.middle) == (85, 85)
