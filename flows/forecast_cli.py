@@ -43,6 +43,8 @@ def forecast(
         raise typer.BadParameter("missing option --config / -c: the TOML file of the product")
     with errors(debug=debug):
         done = verbs.forecast(config, init=time_of("--init", init))
+        if done.warning:
+            console.warn(f"forecast by {done.model}: {done.warning}")
         if json:
             console.as_json(done)
             return

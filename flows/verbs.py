@@ -64,12 +64,16 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Forecasted:
-    """A published run."""
+    """A published run.
+
+    ``warning``: what is not as it should be with the model, and what to do; empty: nothing.
+    """
 
     run: str
     init: str
     model: str
     files: tuple[str, ...]
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +153,10 @@ def train(
 def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     """Publishes one forecast run: from the newest scene, or a hindcast for ``init``.
 
+    A champion that cannot be had or does not fit the configuration stops nothing: extrapolation stands in.
+
     Raises:
-        CubecastError: nothing to start from, no usable model, or the run fails a check.
+        CubecastError: nothing to start from, or the run fails a check.
     """
     from pipeline.config import load
 
@@ -163,13 +169,13 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     from pipeline.times import stamp
 
     with native_silence():  # the champion's load imports TensorFlow
-        network = open_registry(settings).load_champion(settings)
-    champion = None if network is None else network.champion()
-    path = run(settings, champion, init=init)
+        served = open_registry(settings, now=False).serve(settings)
+    champion = None if served.network is None else served.network.champion()
+    path = run(settings, champion, init=init, why=served.why)
     published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"
-    return Forecasted(str(published.path), stamp(published.init), model, files)
+    return Forecasted(str(published.path), stamp(published.init), model, files, served.reason)
 
 
 def examine(config: Path) -> tuple[Finding, ...]:
@@ -198,7 +204,7 @@ def picture(config: Path, init: datetime, path: Path) -> Path:
         from models.registry import open_registry
     from pipeline.errors import ModelError
 
-    network = open_registry(settings).load_champion(settings)
+    network = open_registry(settings, now=False).load_champion(settings)
     if network is None:
         msg = f"a picture of attention needs a champion, {settings.product.name} has none: run cubecast train"
         raise ModelError(msg)

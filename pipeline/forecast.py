@@ -27,7 +27,7 @@ from pipeline.pieces import View, around, follow, plan
 from pipeline.predictor import MEAN, Forecast, Source
 from pipeline.publishing import publish, published_alike
 from pipeline.record import ModelRef, Outlet, RunRecord
-from pipeline.rungs import Champion, baselines, forecast_bands
+from pipeline.rungs import Champion, baselines, forecast_bands, remarks
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
 from pipeline.seams import Certificate, certify
@@ -73,13 +73,14 @@ def choose_init(cube: Cube, init: datetime | None) -> int:
     return slot
 
 
-def forecast(settings: Settings, champion: Champion | None, *, init: datetime | None = None) -> Path:
+def forecast(settings: Settings, champion: Champion | None, *, init: datetime | None = None, why: str = "") -> Path:
     """Makes and publishes one run; the same run again is a no-op.
 
     Args:
         settings: the product.
         champion: the model to use; None: extrapolation.
         init: for a hindcast, which sees only what was available then; None: from the newest scene.
+        why: ``champion`` is not the one that MLflow has; noted in the manifest, decides no byte of any other file.
 
     Returns:
         Folder of the published run.
@@ -99,7 +100,7 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
     run, champion = _following(settings, champion, run)
     view = View(situation.cube, situation.sample, settings.samples, told)
     said, certificate = make(settings, champion, view)
-    return publish(said, run, outlet(settings), certificate.checks())
+    return publish(said, run, outlet(settings), certificate.checks(), remarks=remarks(champion, why))
 
 
 def make(settings: Settings, champion: Champion | None, view: View) -> tuple[Forecast, Certificate]:
