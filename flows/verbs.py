@@ -15,6 +15,8 @@ from flows.quiet import native_silence
 
 if TYPE_CHECKING:
     from models.experiment import Watcher
+    from models.serving import Served
+    from pipeline.config import Settings
     from pipeline.doctor import Finding
     from pipeline.metrics import ErrorRow
     from pipeline.scoretable import ScoreRow
@@ -164,18 +166,28 @@ def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
     with native_silence():
         from models.registry import open_registry
     from pipeline.catalog import find_run
-    from pipeline.forecast import forecast as run
     from pipeline.forecast import outlet
     from pipeline.times import stamp
 
     with native_silence():  # the champion's load imports TensorFlow
         served = open_registry(settings, now=False).serve(settings)
-    champion = None if served.network is None else served.network.champion()
-    path = run(settings, champion, init=init, why=served.why)
+    path, warning = _publish(settings, served, init)
     published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"
-    return Forecasted(str(published.path), stamp(published.init), model, files, served.reason)
+    return Forecasted(str(published.path), stamp(published.init), model, files, warning)
+
+
+def _publish(settings: Settings, served: Served, init: datetime | None) -> tuple[Path, str]:
+    """The run's folder, and what is to be said of its model; one that loads but cannot forecast stops nothing."""
+    from pipeline.errors import ModelError
+    from pipeline.forecast import forecast as run
+
+    try:
+        champion = None if served.network is None else served.network.champion()
+        return run(settings, champion, init=init, why=served.why), served.reason
+    except ModelError as error:
+        return run(settings, None, init=init, why=str(error)), str(error)
 
 
 def examine(config: Path) -> tuple[Finding, ...]:

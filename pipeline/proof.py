@@ -20,7 +20,7 @@ from pipeline.predictor import Forecast, quantile_name
 from pipeline.quantiles import QuantileSums
 
 LEAST_INITS = 3  # with two, what is judged is fitted to a single one
-PIXELS = 50_000  # judged of an init time, evenly strewn: more say no more, the init times do
+PIXELS = 20_000  # judged of an init time, evenly strewn: more say no more, the init times do
 DIGITS = 5
 
 
