@@ -71,8 +71,8 @@ class Proof:
         for more, also in parts[1:]:
             coverage, quantiles = coverage + more, quantiles + also
         met = sum((one.count > 0).astype(np.int64) for _, one in parts)
-        figures = (coverage.randomised.round(DIGITS), quantiles.reliability.round(DIGITS))
-        return cls(judged, coverage.levels, np.asarray(met), quantiles.count, *figures)
+        held, reliability = (figure.round(DIGITS) for figure in (coverage.randomised, quantiles.reliability))
+        return cls(judged, coverage.levels, np.asarray(met), quantiles.count, held, reliability)
 
     def to_json(self) -> dict[str, Any]:
         """JSON form: lists by lead, band and so on; null where there is no pixel."""
@@ -82,9 +82,9 @@ class Proof:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """The inverse of :meth:`to_json`."""
-        counts = (np.array(document[name], np.int64) for name in ("inits", "pixels"))
-        parts = (np.array(document[name], np.float64) for name in ("coverage", "reliability"))
-        return cls(Judged(document["judged"]), tuple(document["levels"]), *counts, *parts)
+        inits, pixels = (np.array(document[name], np.int64) for name in ("inits", "pixels"))
+        held, reliability = (np.array(document[name], np.float64) for name in ("coverage", "reliability"))
+        return cls(Judged(document["judged"]), tuple(document["levels"]), inits, pixels, held, reliability)
 
 
 def prove(contests: Sequence[Contest], valid: Sequence[ValidRange], *, seed: int = 0) -> Proof:
@@ -142,4 +142,6 @@ def _quantiles(pair: Pair, valid: Sequence[ValidRange]) -> QuantileSums:
 
 
 def _written(array: NDArray) -> list[Any]:
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    values = array.astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()
