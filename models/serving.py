@@ -182,7 +182,7 @@ class _Search:
 
     def _stand_in(self, kept: Files | None, damage: str, error: CubecastError) -> Served:
         if kept is None or self.number not in {None, kept.version.number}:
-            lack = damage or "No copy of it is kept here"
+            lack = damage or "No copy of a champion is kept here"
             raise type(error)(f"{_sentence(error)}. {lack}") from error
         since = "" if kept.kept is None else f" of {kept.kept:%Y-%m-%d %H:%M}Z"
         reason = f"{_sentence(error)}. Until then the copy{since} of {kept.version} stands in"

@@ -128,7 +128,7 @@ def test_where_mlflow_says_that_there_is_no_champion_there_is_none_in_the_next_o
     assert serve(product, shelf) == serving.Served(None, Origin.MLFLOW)
     assert champion(product, shelf).network is None
     shelf.silent = True
-    assert "No copy of it is kept here" in serve(product, shelf).reason
+    assert "No copy of a champion is kept here" in serve(product, shelf).reason
 
 
 def test_the_same_number_of_another_server_is_another_model(product: Settings, shelf: Shelf) -> None:
@@ -213,7 +213,7 @@ def test_without_a_copy_an_outage_is_the_reason(product: Settings, shelf: Shelf)
     shelf.silent = True
     served = serve(product, shelf)
     assert (served.network, served.origin) == (None, Origin.NOWHERE)
-    assert served.why.endswith("No copy of it is kept here")
+    assert served.why.endswith("No copy of a champion is kept here")
 
 
 def test_a_model_that_does_not_fit_any_more_is_the_reason_and_its_copy_fits_no_better(
@@ -335,8 +335,8 @@ def facts(manifest: dict[str, Any]) -> tuple[str, list[str]]:
 
 def break_model(registry: Registry, server: Server, number: str) -> None:
     """One bit of a version in MLflow's files."""
-    model = str(registry.client.get_model_version("tiny", number).model_id)
-    (path,) = (one for one in (server.folder / "artifacts").rglob(MODEL_FILE) if model in one.parts)
+    place = registry.client.get_model_version_download_uri("tiny", number).partition(":/")[2]
+    (path,) = (server.folder / "artifacts" / place.lstrip("/")).rglob(MODEL_FILE)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
@@ -414,7 +414,7 @@ def test_a_model_that_is_damaged_in_mlflow_gives_way_to_the_copy_of_the_last_cha
     shutil.rmtree(settings.paths.champion)
     done, manifest = forecast(config)
     assert done.model == "extrapolation 1"
-    assert "No copy of it is kept here" in manifest["rung"]["why"]
+    assert "No copy of a champion is kept here" in manifest["rung"]["why"]
 
 
 @pytest.mark.slow

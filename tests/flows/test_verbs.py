@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import verbs
+from flows.cli import app
+from models.registry import Registry
+from models.serving import Origin, Served
+from pipeline.baselines import Persistence
+from pipeline.errors import ModelError
+from pipeline.predictor import Context, Forecast
+from pipeline.record import ModelRef
+from pipeline.rungs import Champion
+
+REF = ModelRef("small", "7", "network")
+
+
+@dataclass(frozen=True)
+class Speechless:
+    """Loads, but cannot forecast."""
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        raise ModelError("a calibration is for 12 leads: fit it again")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as far as a forecast knows one."""
+
+    predictor: Any
+
+    def champion(self) -> Champion:
+        return Champion(self.predictor, REF)
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, predictor: Any, origin: Origin, reason: str) -> None:
+    network: Any = None if predictor is None else Network(predictor)
+    monkeypatch.setattr(Registry, "serve", lambda self, settings: Served(network, origin, reason))
+
+
+def manifest(done: verbs.Forecasted) -> dict[str, Any]:
+    return json.loads((Path(done.run) / "run.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def ingested(product: Path) -> Path:
+    verbs.ingest(product)
+    return product
+
+
+def test_a_forecast_says_who_made_it_and_why_not_another(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, None, Origin.NOWHERE, "no answer")
+    done = verbs.forecast(ingested)
+    assert (done.model, done.warning) == ("extrapolation 1", "no answer")
+    assert manifest(done)["rung"] == {"wanted": "network", "why": "no answer"}
+
+
+def test_what_is_to_be_said_of_a_copy_alone_is_no_reason_of_the_run(
+    ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(monkeypatch, Persistence(), Origin.MLFLOW, "the copy was put right")
+    done = verbs.forecast(ingested)
+    assert (done.model, done.warning) == ("small 7", "the copy was put right")
+    assert "rung" not in manifest(done)
+
+
+def test_a_model_that_loads_but_cannot_forecast_gives_way_to_extrapolation(
+    ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(monkeypatch, Speechless(), Origin.MLFLOW, "")
+    done = verbs.forecast(ingested)
+    assert (done.model, done.warning) == ("extrapolation 1", "a calibration is for 12 leads: fit it again")
+    assert manifest(done)["rung"]["why"] == done.warning
+
+
+def test_the_command_line_warns_and_its_json_stays_json(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, None, Origin.NOWHERE, "no answer")
+    spoken, told = (CliRunner().invoke(app, ["forecast", "-c", str(ingested), *more]) for more in ((), ("--json",)))
+    assert (spoken.exit_code, told.exit_code) == (0, 0)
+    assert "warning: forecast by extrapolation 1: no answer" in spoken.stderr
+    assert "no answer" not in spoken.stdout
+    assert json.loads(told.stdout)["warning"] == "no answer"
