@@ -50,6 +50,8 @@ def forecast(
     with errors(debug=debug):
         due = init.strip().lower() == NOW
         done = verbs.forecast(config, init=None if due else time_of("--init", init), due=due)
+        if done.warning:
+            console.warn(f"forecast by {done.model}: {done.warning}")
         if json:
             console.as_json(done)
             return

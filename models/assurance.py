@@ -16,6 +16,7 @@ from pipeline.calibration import Calibrated, Calibration
 from pipeline.guard import Contest, Guard, Guarded, blended
 from pipeline.pairs import Pair, ValidRange, bound_levels
 from pipeline.predictor import Predictor
+from pipeline.proof import Proof, prove
 from pipeline.rungs import OfBands
 
 
@@ -29,6 +30,7 @@ class Assurance:
         bands: which bands of the context it forecasts, counted from 0.
         valid: lowest and highest possible value of each of them, infinite where there is none.
         matched: how far the mean is given the distribution of the newest frame, 0 to 1.
+        proof: coverage and reliability that the truths showed; None: a network without quantiles, or nobody looked.
     """
 
     guard: Guard
@@ -36,6 +38,7 @@ class Assurance:
     bands: tuple[int, ...]
     valid: tuple[ValidRange, ...]
     matched: float
+    proof: Proof | None = None
 
     @classmethod
     def learned(
@@ -54,7 +57,7 @@ class Assurance:
         found = guard.fit(contests)
         intervals = bool(bound_levels(contests[0].model))
         calibration = calibrating.fit(_pairs(contests, found), valid) if intervals else None
-        return cls(found, calibration, bands, valid, matched)
+        return cls(found, calibration, bands, valid, matched, prove(contests, valid) if intervals else None)
 
     def of(self, network: Predictor) -> Predictor:
         """``network`` mended, as it in coordinates that move with the flow, where extrapolation is persistence."""
@@ -70,18 +73,20 @@ class Assurance:
             "bands": list(self.bands),
             "valid": [[str(end) for end in ends] for ends in self.valid],  # JSON knows no infinity
             "matched": self.matched,
+            "validation": None if self.proof is None else self.proof.to_json(),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Assurance:
         """The inverse of :meth:`to_json`."""
-        known = document["calibration"]
+        known, proof = document["calibration"], document.get("validation")
         return cls(
             Guard.from_json(document["guard"]),
             None if known is None else Calibration.from_json(known),
             tuple(document["bands"]),
             tuple((float(low), float(high)) for low, high in document["valid"]),
             document["matched"],
+            None if proof is None else Proof.from_json(proof),
         )
 
 

@@ -77,6 +77,11 @@ class Workspace:
         return self.root / "mlflow"
 
     @property
+    def champion(self) -> Path:
+        """The last champion, for when MLflow is away."""
+        return self.root / "champion"
+
+    @property
     def trainings(self) -> Path:
         """A folder a training: its checkpoints, and what MLflow is to be told."""
         return self.root / "trainings"

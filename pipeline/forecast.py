@@ -27,7 +27,7 @@ from pipeline.piecework import Answer, Work, answers, past
 from pipeline.publishing import drafting, publish, published_alike
 from pipeline.ranking import Ranking
 from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
-from pipeline.rungs import Champion, forecast_bands
+from pipeline.rungs import Champion, forecast_bands, remarks
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
 from pipeline.seams import Certificate, Witness, certify
@@ -76,7 +76,12 @@ def choose_init(cube: Cube, init: datetime | None) -> int:
 
 
 def forecast(
-    settings: Settings, champion: Champion | None, *, init: datetime | None = None, now: datetime | None = None
+    settings: Settings,
+    champion: Champion | None,
+    *,
+    init: datetime | None = None,
+    now: datetime | None = None,
+    why: str = "",
 ) -> Path:
     """Makes and publishes one run; the same run again is a no-op.
 
@@ -85,6 +90,7 @@ def forecast(
         champion: the model to use; None: extrapolation.
         init: for a hindcast, which sees only what was available then; None: from the newest scene, or as ``now`` says.
         now: for a run from the newest slot that is due at this time, whether or not its scene has come.
+        why: ``champion`` is not the one that MLflow has; noted in the manifest, decides no byte of any other file.
 
     Returns:
         Folder of the published run.
@@ -110,8 +116,8 @@ def forecast(
     view = View(situation.cube, situation.sample, settings.samples, told)
     with drafting(run, outlet(settings)) as draft:
         certificate = make(settings, champion, view, draft, draft.folder)
-        remarks = usefulness(settings, run) | past(settings, view).remarks(draft)
-        return publish(draft, run, outlet(settings), certificate.checks(), remarks=remarks)
+        told_of = remarks(champion, why) | usefulness(settings, run) | past(settings, view).remarks(draft)
+        return publish(draft, run, outlet(settings), certificate.checks(), remarks=told_of)
 
 
 def make(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.config import Settings
@@ -59,6 +61,7 @@ class Champion:
         step: windows start at multiples of this, because ``still`` works on patches.
         matched: how far its mean gets the distribution of the newest frame, as the quantity ``matched``; None: not.
         bands: which bands of the context it forecasts, counted from 0; needed where ``matched`` is given.
+        validation: what held-out truths showed of its intervals, see :class:`pipeline.proof.Proof`; None: not known.
     """
 
     still: Predictor
@@ -68,6 +71,7 @@ class Champion:
     step: int = 1
     matched: float | None = None
     bands: tuple[int, ...] = ()
+    validation: Mapping[str, Any] | None = None
 
     @property
     def predictor(self) -> Predictor:
@@ -85,6 +89,17 @@ class Champion:
             trajectories: of the window, followed over the whole frame; none: estimated from the context.
         """
         return self.still if self.motion is None else Advected(self.still, self.motion, trajectories)
+
+
+def remarks(champion: Champion | None, why: str) -> dict[str, Any]:
+    """What a manifest says of the rung that a run stands on, beside what decides its bytes.
+
+    Args:
+        champion: the model that it is made with; None: extrapolation.
+        why: it is not what MLflow has as champion; empty where it is, or where there is none.
+    """
+    rung = {"rung": {"wanted": "network", "why": why}} if why else {}
+    return rung if champion is None or champion.validation is None else rung | {"validation": champion.validation}
 
 
 def forecast_bands(settings: Settings) -> tuple[int, ...]:

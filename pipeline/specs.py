@@ -517,6 +517,12 @@ class ForecastSpec(Spec):
         description="Earlier frames, of the same time of day and nearest in season, whose mean stands where no context "
         "frame shows anything; 0: nothing does",
     )
+    deadline: timedelta | None = Field(
+        default=None,
+        gt=timedelta(0),
+        description="A network that is not ready this long after the start is ended, and the next rung is published "
+        "(ISO 8601); absent: it is waited for",
+    )
     follow: bool = Field(
         default=True, description="Widen or narrow intervals as the scores of the newest forecasts ask for"
     )

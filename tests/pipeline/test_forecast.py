@@ -95,6 +95,15 @@ def test_a_champion_speaks_where_it_knows_something_and_the_ladder_elsewhere(lan
     np.testing.assert_array_equal(run.read(5)[0, :, 24:], below[0, :, 24:])
 
 
+def test_why_a_rung_was_taken_stands_in_the_manifest_and_decides_no_other_byte(landmark: Product) -> None:
+    asked = tuned(landmark, forecast={"tile": 128})
+    run = forecast(asked, Champion(Half(), REF, validation={"judged": "fitted"}), why="no answer")
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["rung"] == {"wanted": "network", "why": "no answer"}
+    assert facts["validation"] == {"judged": "fitted"}
+    assert forecast(asked, Champion(Half(), REF)) == run
+
+
 def test_only_forecast_bands_come_out(make_product: Callable[..., Product]) -> None:
     band = {"dtype": "uint16", "units": "1", "nodata": 65535}
     bands = [band | {"name": "seen", "forecast": False}, band | {"name": "told", "index": 2}]

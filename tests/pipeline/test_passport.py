@@ -357,3 +357,11 @@ def test_a_run_of_an_older_cubecast_is_made_again_with_the_bands_of_the_configur
     found = check(landmark, run, forecast={"probabilities": {"sky": [2.0]}})  # which it did not know of
     assert found.verdict is Verdict.EQUAL
     assert "does not note its bands" in found.remarks[0]
+
+
+def test_a_run_of_which_the_manifest_says_more_is_made_again_as_any_other(landmark: Product) -> None:
+    asked = tuned(landmark, forecast={"tile": 128})
+    champion = replace(CHAMPION, validation={"judged": "left out"})
+    path = forecast(asked, champion, init=landmark.time(3), why="MLflow does not answer: the copy stands in")
+    assert "rung" in json.loads((path / "run.json").read_text())
+    assert verify(asked, path, load).verdict is Verdict.EQUAL
