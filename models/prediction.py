@@ -246,5 +246,6 @@ class Network:
             step=network.alignment,
             matched=None if taught is None else taught.matched,
             bands=network.bands_out if taught is None else taught.bands,
+            quantities=1 + len(network.levels) + (taught is not None),
             validation=None if taught is None or taught.proof is None else taught.proof.to_json(),
         )

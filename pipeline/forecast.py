@@ -24,7 +24,7 @@ from pipeline.filling import CLIMATOLOGY
 from pipeline.matching import with_room
 from pipeline.pieces import View
 from pipeline.piecework import Answer, Work, answers, past
-from pipeline.publishing import drafting, publish, published_alike
+from pipeline.publishing import drafting, publish, published_alike, published_by_a_network
 from pipeline.ranking import Ranking
 from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, forecast_bands, remarks
@@ -91,6 +91,7 @@ def forecast(
         init: for a hindcast, which sees only what was available then; None: from the newest scene, or as ``now`` says.
         now: for a run from the newest slot that is due at this time, whether or not its scene has come.
         why: ``champion`` is not the one that MLflow has; noted in the manifest, decides no byte of any other file.
+            Where a network has spoken for that init time already, and nothing new has come, its run stays.
 
     Returns:
         Folder of the published run.
@@ -108,6 +109,8 @@ def forecast(
     told = None if champion is None else covariates_of(settings)
     run = record(settings, champion, situation, told)
     there = published_alike(run, outlet(settings), but=FOLLOWED)
+    if there is None and champion is None and why:
+        there = published_by_a_network(run, outlet(settings))  # what stands in takes nobody's place
     if there is not None:
         return there
     run, champion = _following(settings, champion, with_yielded(settings, champion, run))
@@ -136,13 +139,20 @@ def make(
     settings = settings.model_copy(update={"motion": motion})  # every rung moves along the same flow
     work = Work.begun(settings, champion, view, folder)
     windows = [piece.window for piece in work.pieces]
-    ranking = None if champion is None or champion.matched is None else Ranking(view.shape, champion.matched)
+    ranking = _ranking(champion, view)
     witness = Witness(windows)
     for answer in answers(work, folder, settings.services.dask):
         _put(answer, canvas, witness, ranking)
     if ranking is not None:
         ranking.paint(canvas)  # last: it ranks the pixels of the whole grid
     return certify(canvas, windows, settings.samples.horizon, witness, work.again)
+
+
+def _ranking(champion: Champion | None, view: View) -> Ranking | None:
+    """For a champion with a matched field."""
+    if champion is None or champion.matched is None:
+        return None
+    return Ranking(view.shape, view.spec.horizon * len(champion.bands), champion.matched)
 
 
 def _put(answer: Answer, canvas: Canvas, witness: Witness, ranking: Ranking | None) -> None:

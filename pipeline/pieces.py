@@ -7,6 +7,7 @@ way that the pattern moves. So it is, but for rounding, what the whole would hav
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,15 +128,24 @@ def follow(view: View, spec: MotionSpec, folder: Path | None = None) -> Trajecto
     values, ages = _reduced(view, spec.band - 1, step)
     motion = estimate(values, np.isfinite(values), ages, _coarse(spec, step))
     found = Trajectories(motion, view.shape, view.whole, step, folder)
-    found.follow(times(ages, view.spec.horizon))
+    found.follow(times(ages.tolist(), view.spec.horizon))
     return found
 
 
-def times(ages: NDArray[np.floating], horizon: int) -> list[float]:
+def times(ages: Sequence[float], horizon: int) -> list[float]:
     """When a run looks along its trajectories: at the ages of its frames and at its leads, before and after."""
     ahead = [float(lead) for lead in range(1, horizon + 1)]
-    past = {float(age) for age in ages}
-    return [*sorted({*past, *ahead}), *(-lead for lead in ahead)]
+    return [*sorted({*ages, *ahead}), *(-lead for lead in ahead)]
+
+
+def reach(trajectories: Trajectories, view: View) -> int:
+    """How far, in pixels, what a run says may have come: to a lead, and before that to the init time from a frame.
+
+    Covariates are told from where the pattern will be.
+    """
+    ages = view.context(Window(0, 1, 0, 1)).ages[0].tolist()
+    ahead = [float(lead) for lead in range(1, view.spec.horizon + 1)]
+    return trajectories.longest([*ages, *(-lead for lead in ahead)]) + trajectories.longest(ahead)
 
 
 def _reduced(view: View, band: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

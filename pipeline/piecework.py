@@ -14,7 +14,7 @@ from pipeline.baselines import attempt, fill
 from pipeline.config import Settings
 from pipeline.filling import Past, writable
 from pipeline.grid import Window
-from pipeline.pieces import Piece, View, around, follow, plan
+from pipeline.pieces import Piece, View, around, follow, plan, reach
 from pipeline.predictor import Forecast
 from pipeline.rungs import Champion, baselines, forecast_bands
 from pipeline.tiling import cut
@@ -49,18 +49,22 @@ class Work:
         champion: the best rung; None: there is none.
         view: what the run sees; where that is nothing recent, climatology is all that it says.
         trajectories: of the whole frame; None where nothing recent is seen.
+        reach: how far what is said of a pixel may have come along them, pixels.
     """
 
     settings: Settings
     champion: Champion | None
     view: View
     trajectories: Trajectories | None
+    reach: int = 0
 
     @classmethod
     def begun(cls, settings: Settings, champion: Champion | None, view: View, folder: Path | None) -> Work:
         """With the motion of the whole frame, which is kept in a folder, or in memory."""
-        followed = follow(view, settings.motion, folder) if view.sample.context else None
-        return cls(settings, champion, view, followed)
+        if not view.sample.context:
+            return cls(settings, champion, view, None)
+        followed = follow(view, settings.motion, folder)
+        return cls(settings, champion, view, followed, reach(followed, view))
 
     @property
     def pieces(self) -> list[Piece]:
@@ -100,15 +104,15 @@ class Work:
         tile = self.settings.forecast.tile
         if prod(self.view.shape) <= LARGE:
             return tile
-        quantities = 1 if self.champion is None else 2 + len(self.settings.training.quantiles)
+        quantities = 1 if self.champion is None else self.champion.quantities
         values = self.view.spec.horizon * len(forecast_bands(self.settings)) * quantities
         seen = isqrt(PIECE // (PIXEL + VALUE * values))
         return max(min(tile, LEAST), min(tile, seen - 2 * self._margin))
 
     @property
     def _margin(self) -> int:
-        reach = 0 if self.trajectories is None else self.trajectories.reach()
-        return reach + (0 if self.champion is None else self.champion.halo)
+        halo = 0 if self.champion is None else self.champion.halo
+        return halo + self.reach
 
     @property
     def _step(self) -> int:

@@ -130,6 +130,20 @@ def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> 
     return None
 
 
+def published_by_a_network(run: RunRecord, outlet: Outlet) -> Path | None:
+    """Folder of a network's run for the same init time that saw the same; None where there is none."""
+    shelf, seen = _shelf(outlet), (iso(run.init), run.snapshot, list(run.scenes))
+    for entry in shelf.entries(f"{run.init:%Y/%m/%d}"):
+        facts = manifest(shelf, entry.name) if entry.init == run.init and entry.published else None
+        if (
+            facts
+            and facts["model"]["source"] == "network"
+            and (facts["init"], facts["snapshot"], facts["scenes"]) == seen
+        ):
+            return outlet.folder / entry.name
+    return None
+
+
 def _refuse_faults(checks: Checks) -> None:
     failed = {name: value for name, value in checks.items() if _is_failure(value)}
     if failed:

@@ -12,21 +12,22 @@ from pipeline.matching import Law, matched
 from pipeline.predictor import MATCHED, MEAN, Forecast, Source
 from pipeline.tiling import Canvas
 
-EXACT = 4_000_000  # pixels; of a larger grid every second, third ... row and column is ranked
+EXACT = 24_000_000  # values, of all leads and bands; of more every second, third ... row and column is ranked
 TILE = 1024  # px
 
 
 class Ranking:
     """Mean and reference of a grid, gathered window by window, until its matched field can be made.
 
-    Up to :data:`EXACT` pixels the field is :func:`pipeline.matching.matched`. Of a larger grid pixels are ranked that
+    Up to :data:`EXACT` values the field is :func:`pipeline.matching.matched`. Of a larger grid pixels are ranked that
     lie on a lattice, and every pixel takes the value that belongs to its mean by them: memory does not grow.
     """
 
-    def __init__(self, shape: tuple[int, int], partly: float) -> None:
+    def __init__(self, shape: tuple[int, int], fields: int, partly: float) -> None:
+        """One for a grid of ``shape``, and so many leads times bands; ``partly`` as of the field."""
         self._shape = shape
         self._partly = partly
-        self._step = math.ceil(math.sqrt(math.prod(shape) / EXACT))
+        self._step = math.ceil(math.sqrt(math.prod(shape) * fields / EXACT))
         self._pairs: NDArray[np.float32] | None = None
 
     def put(self, said: Forecast, below: Forecast, window: Window, outer: Window) -> None:

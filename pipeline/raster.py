@@ -31,6 +31,7 @@ PLAIN = {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "ban
 
 # Deflate is the one codec besides LZW that every GeoTIFF reader knows; one thread writes the same bytes as many.
 COG_OPTIONS = {"driver": "COG", "compress": "DEFLATE", "level": 4, "predictor": "YES", "blocksize": 256}
+COG_OPTIONS |= {"BIGTIFF": "IF_SAFER"}  # how small it gets shows when it is too late
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class Champion:
         step: windows start at multiples of this, because ``still`` works on patches.
         matched: how far its mean gets the distribution of the newest frame, as the quantity ``matched``; None: not.
         bands: which bands of the context it forecasts, counted from 0; needed where ``matched`` is given.
+        quantities: how many numbers it says of each pixel and band.
         validation: what held-out truths showed of its intervals, see :class:`pipeline.proof.Proof`; None: not known.
     """
 
@@ -71,6 +72,7 @@ class Champion:
     step: int = 1
     matched: float | None = None
     bands: tuple[int, ...] = ()
+    quantities: int = 1
     validation: Mapping[str, Any] | None = None
 
     @property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grid import Window
-from pipeline.predictor import MATCHED, Forecast
+from pipeline.predictor import Forecast
 from pipeline.tiling import Assembly, Canvas
 
 LARGEST_DIFFERENCE = 1e-4  # of the range of the values
@@ -24,8 +25,8 @@ Check = dict[str, str | float | bool]
 Again = Callable[[Window], Forecast]
 """Makes a window in one go: a forecast of the window, without the matched field."""
 
-Reader = Callable[[int, Window], NDArray[np.float32]]
-"""Every layer of a lead, ``(layer, y, x)``, in a window."""
+Reader = Callable[[Window], Iterable[NDArray[np.float32]]]
+"""Every layer in a window, ``(layer, y, x)``, lead by lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,9 @@ class Certificate:
         pieces: how many there are.
         difference: largest difference between the forecast and windows across lines that were made in one go, in the
             range of the forecast's values; nothing is known in one where the other knows something: infinite.
-        step: mean change from pixel to pixel across the lines, over that on parallel lines close by; the largest of all
-            layers. NaN where nothing changes there.
+        step: mean change from pixel to pixel across the lines, over that on parallel lines close by; of the quantity
+            and band where it is largest, beside ``natural``. NaN where nothing changes there. What is made of certified
+            quantities pixel by pixel, matched field and probabilities, is left out.
         natural: the same of a forecast that has no lines there, where a scene's own edge may lie; looked at where
             ``step`` is conspicuous, else 1.
     """
@@ -67,33 +69,38 @@ class Witness:
     def __init__(self, windows: Sequence[Window]) -> None:
         self._windows = across(windows) if len(windows) > 1 else []
         self._seen = [Assembly(window.shape) for window in self._windows]
-        self._low, self._high = np.inf, -np.inf
+        self._ends: NDArray[np.float32] = np.empty(0, np.float32)
 
     def put(self, part: Forecast, window: Window, outer: Window) -> None:
         """See :class:`pipeline.tiling.Canvas`."""
         if not self._windows:
             return
-        self._low = min(self._low, float(np.fmin.reduce(part.values, axis=None)))
-        self._high = max(self._high, float(np.fmax.reduce(part.values, axis=None)))
+        ends = np.stack([way.reduce(part.values, axis=(0, 1, 2, 3, 4)) for way in (np.fmin, np.fmax)])
+        before = self._ends if len(self._ends) else ends
+        self._ends = np.stack([np.fmin(before[0], ends[0]), np.fmax(before[1], ends[1])])
         for across_, seen in zip(self._windows, self._seen, strict=True):
             shared = window.intersection(across_)
             if shared is not None:
                 seen.put(part, shared.within(across_), outer.within(across_))
 
+    @property
+    def layers(self) -> int:
+        """How many there are, of quantities and bands."""
+        _, _, quantities, _, _, bands = self._seen[0].forecast.values.shape
+        return quantities * bands
+
     def difference(self, again: Again) -> float:
-        """See :attr:`Certificate.difference`."""
-        span = max(self._high - self._low, float(np.finfo(np.float32).tiny))
+        """See :attr:`Certificate.difference`; each band in its own range."""
+        span = np.maximum(self._ends[1] - self._ends[0], np.finfo(np.float32).tiny)
         pairs = zip(self._windows, self._seen, strict=True)
-        return max(_difference(seen.forecast, again(window)) for window, seen in pairs) / span
+        return max(_difference(seen.forecast, again(window), span) for window, seen in pairs)
 
 
-def certify(
-    canvas: Canvas, windows: Sequence[Window], leads: int, witness: Witness, again: Callable[[Window], Forecast]
-) -> Certificate:
+def certify(canvas: Canvas, windows: Sequence[Window], leads: int, witness: Witness, again: Again) -> Certificate:
     """Looks at a forecast of one init time that was put together from windows.
 
     Args:
-        canvas: what came out.
+        canvas: what came out; its first layers are those that ``again`` makes.
         windows: what it was put together from.
         leads: how many.
         witness: saw it being put together.
@@ -101,9 +108,12 @@ def certify(
     """
     if len(windows) == 1:
         return Certificate(1, 0.0, float("nan"))
-    found, difference = step(canvas.layers, windows, leads), witness.difference(again)
-    natural = step(_made(again), windows, leads) if found > LARGEST_STEP else 1.0
-    return Certificate(len(windows), difference, found, natural)
+    found = steps(_stored(canvas, leads), windows)[: witness.layers]
+    difference, natural = witness.difference(again), np.ones_like(found)
+    if (found > LARGEST_STEP).any():
+        natural = np.fmax(steps(_made(again), windows), 1)
+    worst = int(np.nanargmax(found / natural)) if np.isfinite(found).any() else 0
+    return Certificate(len(windows), difference, float(found[worst]), float(natural[worst]))
 
 
 def across(windows: Sequence[Window]) -> list[Window]:
@@ -118,14 +128,12 @@ def across(windows: Sequence[Window]) -> list[Window]:
     ]
 
 
-def step(read: Reader, windows: Sequence[Window], leads: int) -> float:
-    """See :attr:`Certificate.step`."""
-    tallies = [_changes(read(lead, strip), at, axis) for lead in range(leads) for strip, at, axis in _strips(windows)]
-    over, overs, beside, besides = np.sum(tallies, axis=0)  # (layer,) each
+def steps(read: Reader, windows: Sequence[Window]) -> NDArray[np.float64]:
+    """See :attr:`Certificate.step`, of each layer; NaN where nothing changes."""
+    changes = (_changes(layers, at, axis) for strip, at, axis in _strips(windows) for layers in read(strip))
+    over, overs, beside, besides = reduce(np.add, changes)
     known = (overs > 0) & (besides > 0) & (beside > 0)
-    if not known.any():
-        return float("nan")
-    return float(((over / np.maximum(overs, 1))[known] / (beside / np.maximum(besides, 1))[known]).max())
+    return np.where(known, over * np.maximum(besides, 1) / np.maximum(overs * beside, 1e-300), np.nan)
 
 
 def _shape(windows: Sequence[Window]) -> tuple[int, int]:
@@ -164,22 +172,23 @@ def _sum_and_number(change: NDArray[np.float32]) -> tuple[NDArray[np.float64], N
 
 
 def _made(again: Again) -> Reader:
-    """Layers of windows that are made in one go, for every lead at once."""
-    known: dict[Window, Assembly] = {}
+    """Layers of windows that are made in one go."""
 
-    def read(lead: int, window: Window) -> NDArray[np.float32]:
-        if window not in known:
-            known[window] = Assembly(window.shape)
-            whole = Window(0, window.shape[0], 0, window.shape[1])
-            known[window].put(again(window), whole, whole)
-        return known[window].layers(lead, Window(0, window.shape[0], 0, window.shape[1]))
+    def read(window: Window) -> Iterator[NDArray[np.float32]]:
+        canvas, whole = Assembly(window.shape), Window(0, window.shape[0], 0, window.shape[1])
+        canvas.put(again(window), whole, whole)
+        return (canvas.layers(lead, whole) for lead in range(len(canvas.forecast.source[0])))
 
     return read
 
 
-def _difference(said: Forecast, made: Forecast) -> float:
-    kept = [index for index, name in enumerate(said.quantities) if name != MATCHED]
-    there = said.values[:, :, kept]
-    if (np.isnan(there) != np.isnan(made.values)).any():
+def _stored(canvas: Canvas, leads: int) -> Reader:
+    """Layers that come out."""
+    return lambda window: (canvas.layers(lead, window) for lead in range(leads))
+
+
+def _difference(said: Forecast, made: Forecast, span: NDArray[np.float32]) -> float:
+    """Largest, in parts of ``(band,)``."""
+    if (np.isnan(said.values) != np.isnan(made.values)).any():
         return float("inf")
-    return float(np.nanmax(np.abs(there - made.values), initial=0.0))
+    return float(np.nanmax(np.abs(said.values - made.values) / span, initial=0.0))

@@ -83,10 +83,11 @@ class Trajectories:
             return way.rows(window.y0, window.y1)[:, window.x0 : window.x1]
         return _grained(_finer(way, self.motion.flow.shape[0], window, self.step))
 
-    def reach(self) -> int:
-        """The longest way of those that were followed, in whole pixels: what lies farther away plays no part."""
-        longest = max((way.longest for way in self._known.values()), default=0.0)
-        return math.ceil(longest) + (longest > 0)  # and the bilinear neighbour
+    def longest(self, slots: Sequence[float]) -> int:
+        """How far anything has come by some times, in whole pixels with the bilinear neighbour."""
+        self.follow(slots)
+        far = max((self._known[time].longest for time in slots), default=0.0)
+        return math.ceil(far) + (far > 0)
 
     def _kept(self, time: float, travelled: NDArray[np.float32]) -> Way:
         longest = float(np.abs(travelled).max())

@@ -111,6 +111,17 @@ def test_whatever_a_network_does_there_is_a_forecast(
     assert manifest(done)["rung"] == {"wanted": "network", "why": done.warning}
 
 
+def test_what_stands_in_does_not_take_the_place_of_a_network_that_has_spoken(
+    ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(monkeypatch, Persistence(), Origin.MLFLOW, "")
+    before = verbs.forecast(ingested)
+    serve(monkeypatch, None, Origin.NOWHERE, "no answer")
+    after = verbs.forecast(ingested)
+    assert (after.run, after.model, after.warning) == (before.run, "small 7", "no answer")
+    assert len(list(Path(before.run).parent.iterdir())) == 1
+
+
 def test_what_the_user_has_to_mend_is_said_whatever_stands_in(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, Persistence(), Origin.MLFLOW, "")
     run = verbs.forecast(ingested).run

@@ -31,7 +31,7 @@ def two() -> tuple[Forecast, Forecast]:
 
 
 def ranked(said: Forecast, below: Forecast, size: int, *, partly: float = 1.0) -> Forecast:
-    canvas, ranking = Assembly(SHAPE), Ranking(SHAPE, partly)
+    canvas, ranking = Assembly(SHAPE), Ranking(SHAPE, 2, partly)
     for window in tiles(SHAPE, size):
         outer = window.grown(3, SHAPE)
         ranking.put(cut(said, outer), cut(below, outer), window, outer)
@@ -55,7 +55,7 @@ def test_the_field_of_pieces_is_that_of_the_whole(size: int) -> None:
 def test_a_large_grid_is_ranked_by_some_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     said, below = two()
     exact = ranked(said, below, 64).of(MATCHED)
-    monkeypatch.setattr("pipeline.ranking.EXACT", 4000)
+    monkeypatch.setattr("pipeline.ranking.EXACT", 8000)
     found = {size: ranked(said, below, size).of(MATCHED) for size in (40, 64, 500)}
     for field in found.values():
         np.testing.assert_array_equal(field, found[500])
@@ -70,6 +70,6 @@ def test_a_large_grid_is_ranked_by_some_of_its_pixels(monkeypatch: pytest.Monkey
 def test_where_no_network_spoke_the_field_is_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     said, below = two()
     below.values[:] = np.nan
-    for exact in (4_000_000, 4000):
+    for exact in (4_000_000, 8000):
         monkeypatch.setattr("pipeline.ranking.EXACT", exact)
         np.testing.assert_array_equal(ranked(said, below, 64).of(MATCHED), said.of("mean"))

@@ -52,8 +52,9 @@ def test_the_reach_bounds_every_way_and_is_nothing_where_nothing_moves() -> None
     moving, still = Trajectories.of(swirl(SHAPE)), Trajectories.of(Motion.still(SHAPE))
     for one in (moving, still):
         one.follow((3, -6))
-    assert moving.reach() > max(float(np.abs(way).max()) for way in ways)
-    assert still.reach() == 0
+    assert moving.longest((3, -6)) > max(float(np.abs(way).max()) for way in ways)
+    assert moving.longest((3,)) < moving.longest((-6,))
+    assert still.longest((3, -6)) == 0
 
 
 def test_a_flow_of_another_frame_is_refused() -> None:
