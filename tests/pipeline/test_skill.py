@@ -44,10 +44,10 @@ def study(*entries: Entry, inits: int = 48, bands: int = 1) -> Skill:
 
 def small(inits: int = 48) -> Skill:
     return study(
-        Entry("persistence", None, "", tally(2.0, inits, 1)),
-        Entry("extrapolation", None, "", tally(1.0, inits, 2)),
-        *[Entry("whole", seed, "", tally(0.8, inits, 3 + seed), 60.0, 10) for seed in range(2)],
-        *[Entry("part", seed, "whole", tally(0.9, inits, 5 + seed), 60.0, 10) for seed in range(2)],
+        Entry("persistence", None, (), tally(2.0, inits, 1)),
+        Entry("extrapolation", None, (), tally(1.0, inits, 2)),
+        *[Entry("whole", seed, (), tally(0.8, inits, 3 + seed), 60.0, 10) for seed in range(2)],
+        *[Entry("part", seed, ("whole",), tally(0.9, inits, 5 + seed), 60.0, 10) for seed in range(2)],
         inits=inits,
     )
 
@@ -60,11 +60,29 @@ def test_the_whole_is_measured_against_references_and_each_part_against_its_whol
     assert [(one.better, one.pairs) for one in found.values()] == [(2, 2)] * 3
 
 
+def test_each_step_of_a_ladder_of_parts_has_its_share_with_and_without_a_gap() -> None:
+    def ladder(ending: str, hidden: tuple[int, ...]) -> list[Entry]:
+        return [
+            Entry(f"still{ending}", None, (f"moved{ending}",), tally(2.0, seed=1), hidden=hidden),
+            Entry(f"moved{ending}", None, (f"part{ending}",), tally(1.0, seed=2), hidden=hidden),
+            Entry(f"whole{ending}", 0, (), tally(0.8, seed=3), hidden=hidden),
+            Entry(f"part{ending}", 0, (f"whole{ending}", "not studied"), tally(0.9, seed=4), hidden=hidden),
+        ]
+
+    skill = study(*ladder("", ()), *ladder(" with a gap", (1,)))
+    steps = {("whole", "still"), ("whole", "moved"), ("moved", "still"), ("part", "moved"), ("whole", "part")}
+    gapped = {(f"{whole} with a gap", f"{part} with a gap") for whole, part in steps}
+    found = [(one.whole, one.part) for one in skill.comparisons() if one.measure == "MAE"]
+    assert len(found) == len(set(found))
+    assert set(found) == steps | gapped
+    assert skill.full == "whole"
+
+
 def test_of_events_more_hits_are_better_and_errors_say_nothing_of_them() -> None:
     skill = study(
-        Entry("extrapolation", None, "", tally(1.0, hits=4)),
-        *[Entry("whole", seed, "", tally(1.0, seed=seed, hits=5 + seed)) for seed in range(2)],
-        *[Entry("part", seed, "whole", tally(1.0, seed=seed, hits=1)) for seed in range(2)],
+        Entry("extrapolation", None, (), tally(1.0, hits=4)),
+        *[Entry("whole", seed, (), tally(1.0, seed=seed, hits=5 + seed)) for seed in range(2)],
+        *[Entry("part", seed, ("whole",), tally(1.0, seed=seed, hits=1)) for seed in range(2)],
     )
     found = {one.part: one for one in skill.comparisons() if one.measure == "CSI ≥ 0.1"}
     assert found["extrapolation"].evidence.estimate == pytest.approx((5.5 / 8) / (4 / 8) - 1)
@@ -78,7 +96,7 @@ def test_events_that_nobody_saw_or_hit_are_no_evidence_of_anything() -> None:
     never, missed = tally(1.0), tally(1.0, hits=0)
     never.events[...] = 0
     skill = study(
-        Entry("extrapolation", None, "", never), Entry("whole", 0, "", tally(1.0)), Entry("part", 0, "whole", missed)
+        Entry("extrapolation", None, (), never), Entry("whole", 0, (), tally(1.0)), Entry("part", 0, ("whole",), missed)
     )
     found = [one.evidence for one in skill.comparisons() if not one.of_errors]
     assert {one.verdict for one in found} == {Verdict.INSUFFICIENT}
@@ -87,8 +105,8 @@ def test_events_that_nobody_saw_or_hit_are_no_evidence_of_anything() -> None:
 
 def test_a_difference_that_is_no_more_than_noise_is_not_called_one() -> None:
     same = study(
-        *[Entry("whole", seed, "", tally(1.0, 48, seed)) for seed in range(2)],
-        *[Entry("part", seed, "whole", tally(1.0, 48, 2 + seed)) for seed in range(2)],
+        *[Entry("whole", seed, (), tally(1.0, 48, seed)) for seed in range(2)],
+        *[Entry("part", seed, ("whole",), tally(1.0, 48, 2 + seed)) for seed in range(2)],
     )
     assert same.compare("whole", "part", "MAE", 0).evidence.verdict is Verdict.UNDECIDED
 
@@ -116,7 +134,7 @@ def test_the_worst_lead_is_the_one_with_the_largest_ratio() -> None:
     skill = small()
     poor = skill.of("whole")[0].tally
     poor.absolute[:, 2] *= 1.5
-    one = study(Entry("extrapolation", None, "", tally(1.0, 48, 2)), Entry("whole", 0, "", poor))
+    one = study(Entry("extrapolation", None, (), tally(1.0, 48, 2)), Entry("whole", 0, (), poor))
     lead, ratio = one.worst_lead("whole", "extrapolation", 0)
     assert lead == 3
     assert ratio == pytest.approx(0.2, abs=0.01)
@@ -138,11 +156,11 @@ def test_the_picture_has_both_charts(tmp_path: Path) -> None:
 
 
 def test_a_part_whose_whole_is_not_trained_is_measured_against_references_itself() -> None:
-    alone = study(Entry("extrapolation", None, "", tally(1.0)), Entry("part", 0, "whole", tally(0.9)))
+    alone = study(Entry("extrapolation", None, (), tally(1.0)), Entry("part", 0, ("whole",), tally(0.9)))
     assert {(one.whole, one.part) for one in alone.comparisons()} == {("part", "extrapolation")}
 
 
 def test_references_alone_are_a_study_too() -> None:
-    alone = study(Entry("persistence", None, "", tally(2.0)), Entry("extrapolation", None, "", tally(1.0)))
+    alone = study(Entry("persistence", None, (), tally(2.0)), Entry("extrapolation", None, (), tally(1.0)))
     assert alone.comparisons() == ()
     assert "| extrapolation |" in markdown(alone)
