@@ -27,7 +27,7 @@ RunArgument = Annotated[
 def forecast(
     context: typer.Context,
     *,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the product.")] = None,
+    config: ConfigOption,
     init: Annotated[
         str, typer.Option("--init", help="Init time of a hindcast, UTC, like 2020-04-01T13:10Z. Default: newest scene.")
     ] = "",
@@ -39,8 +39,6 @@ def forecast(
 
     if context.invoked_subcommand is not None:
         return
-    if config is None:
-        raise typer.BadParameter("missing option --config / -c: the TOML file of the product")
     with errors(debug=debug):
         done = verbs.forecast(config, init=time_of("--init", init))
         if json:
