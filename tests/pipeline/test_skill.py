@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from pipeline.coverage import Coverage
 from pipeline.significance import Verdict
 from pipeline.skill import Entry, Skill
 from pipeline.skillpage import draw
@@ -128,6 +130,17 @@ def test_the_report_says_what_was_compared_and_what_was_left_out() -> None:
     assert text.index("persistence") < text.index("extrapolation") < text.index("| whole")
     heads = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in heads if "CSI" in line or "2 (" in line}) == 1
+
+
+def test_coverage_is_reported_by_lead_and_where_the_interval_does_not_end_at_the_floor() -> None:
+    count, floor, inside = (np.zeros((2, 1, 4), np.int64) for _ in range(3))
+    count[0, 0, 0], inside[0, 0, 0] = 100, 70
+    count[1, 0, [0, 3]], inside[1, 0, 0], floor[1, 0, 3] = 50, 40, 50  # half of the pixels are rightly said to be dry
+    met = Coverage((0.1, 0.5, 0.9), count, floor, inside, np.ones((2, 1)), np.ones((2, 1, 3)))
+    text = markdown(study(Entry("whole", 0, (), replace(tally(1.0), coverage=met))))
+    assert "70 to 80 % at single leads" in text
+    assert "as a closed interval 80 % over all pixels, and 73 % where its upper end is above" in text
+    assert "at single leads" not in markdown(small())
 
 
 def test_the_worst_lead_is_the_one_with_the_largest_ratio() -> None:
