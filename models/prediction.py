@@ -246,4 +246,5 @@ class Network:
             step=network.alignment,
             matched=None if taught is None else taught.matched,
             bands=network.bands_out if taught is None else taught.bands,
+            doubt=None if taught is None else taught.doubt,
         )

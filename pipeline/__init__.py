@@ -11,7 +11,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
 - samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips, together
-- uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching
+- uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, doubt, matching
 - slow series: climatology, kriging
 - scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, consistency
 - forecasts: baselines, evaluation, tiling, rungs, pieces, seams, drift, forecast

@@ -145,7 +145,9 @@ def _answers(
     seen, horizon = view.context(window), view.spec.horizon
     below = baselines(settings, trajectories=along)["extrapolation"].predict(seen, horizon)
     best = None if champion is None else attempt(champion.along(along), seen, horizon)
-    return (below, below) if best is None else (fill(best, below), below)
+    if champion is None or best is None:
+        return below, below
+    return fill(best, below if champion.doubt is None else champion.doubt.of(below)), below
 
 
 def _motion(settings: Settings, champion: Champion | None) -> MotionSpec:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.config import Settings
+from pipeline.doubt import Doubt, Doubted
 from pipeline.lagrangian import Advected
 from pipeline.matching import Matched
 from pipeline.predictor import Context, Forecast, Predictor
@@ -59,6 +60,7 @@ class Champion:
         step: windows start at multiples of this, because ``still`` works on patches.
         matched: how far its mean gets the distribution of the newest frame, as the quantity ``matched``; None: not.
         bands: which bands of the context it forecasts, counted from 0; needed where ``matched`` is given.
+        doubt: bounds for what fills in where it says nothing; None: intervals there have no width.
     """
 
     still: Predictor
@@ -68,6 +70,7 @@ class Champion:
     step: int = 1
     matched: float | None = None
     bands: tuple[int, ...] = ()
+    doubt: Doubt | None = None
 
     @property
     def predictor(self) -> Predictor:
@@ -114,4 +117,6 @@ def ladder(settings: Settings, champion: Champion | None) -> Predictor:
     For contexts of whole grids; :mod:`pipeline.forecast` makes the same piece by piece.
     """
     below = baselines(settings)["extrapolation"]
-    return below if champion is None else Ladder((champion.predictor, below))
+    if champion is None:
+        return below
+    return Ladder((champion.predictor, below if champion.doubt is None else Doubted(below, champion.doubt)))
