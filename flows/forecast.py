@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from prefect import flow, task
+from prefect.logging import get_run_logger
 
 from flows import verbs
 from flows.runs import FLOW_TIMEOUT, QUICK, run_name
@@ -24,9 +25,13 @@ def forecast(config: Path, init: UtcTime | None = None) -> str:
 
     Args:
         config: TOML file of the product.
-        init: for a hindcast, the init time, UTC; it sees only what was available then. Empty: the newest scene.
+        init: for a hindcast, the init time, UTC; it sees only what was available then. Empty: the newest scene,
+            or with ``forecast.issue = "due"`` the newest slot that is due.
 
     Returns:
         Folder of the published run.
     """
-    return publish_forecast(config, init).run
+    done = publish_forecast(config, init)
+    if done.warning:
+        get_run_logger().warning("forecast by %s: %s", done.model, done.warning)
+    return done.run

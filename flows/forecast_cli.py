@@ -9,6 +9,7 @@ import typer
 
 from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors, time_of
 
+NOW = "now"
 ALONE: dict[str, Any] = {**STYLE, "no_args_is_help": False}
 
 app = typer.Typer(
@@ -29,7 +30,12 @@ def forecast(
     *,
     config: ConfigOption,
     init: Annotated[
-        str, typer.Option("--init", help="Init time of a hindcast, UTC, like 2020-04-01T13:10Z. Default: newest scene.")
+        str,
+        typer.Option(
+            "--init",
+            help="Init time of a hindcast, UTC, like 2020-04-01T13:10Z; now: the newest slot that is due, whether or "
+            "not its scene has come. Default: as forecast.issue says, the newest scene.",
+        ),
     ] = "",
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -40,7 +46,10 @@ def forecast(
     if context.invoked_subcommand is not None:
         return
     with errors(debug=debug):
-        done = verbs.forecast(config, init=time_of("--init", init))
+        due = init.strip().lower() == NOW
+        done = verbs.forecast(config, init=None if due else time_of("--init", init), due=due)
+        if done.warning:
+            console.warn(f"forecast by {done.model}: {done.warning}")
         if json:
             console.as_json(done)
             return

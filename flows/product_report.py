@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from flows.console import facts_table, lead_text, out, table, time_text
@@ -45,8 +45,11 @@ def run_facts(found: RunFacts) -> None:
         "published": f"{time_text(found.created)} by cubecast {found.code_version}",
         "model": f"{found.model} ({found.source})",
         "bands": f"{', '.join(found.bands)}: {', '.join(found.quantities)}",
+        **_probabilities(found),
         "snapshot": found.snapshot,
         "scenes": ", ".join(found.scenes),
+        **({"useful to": "; ".join(_useful(found))} if found.useful else {}),
+        **({"yielded": f"{_given_away(found)}: extrapolation, because the model did worse"} if found.yielded else {}),
     }
     out().print(facts_table(facts))
     met = any(lead.met for lead in found.leads)
@@ -56,6 +59,28 @@ def run_facts(found: RunFacts) -> None:
     rows = [row for lead in found.leads for row in _lead_rows(lead, own=met, several=len(found.bands) > 1)]
     out().print(table(columns, [row[: len(columns)] for row in rows]))
     _explain(met=met, usual=usual, model=found.model)
+
+
+def _useful(found: RunFacts) -> Iterator[str]:
+    """How far ahead forecasts like this one had been useful, a text a band."""
+    for band, one in found.useful.items():
+        name = f"{band} " if len(found.useful) > 1 else ""
+        if one.minutes is None:
+            yield f"{name}not known: {one.reason}"
+        else:
+            yield f"{name}{lead_text(one.minutes)}, by {one.runs} runs: {one.reason}"
+
+
+def _given_away(found: RunFacts) -> str:
+    bands = {band: [lead_text(lead) for lead, name in found.yielded if name == band] for _, band in found.yielded}
+    return "; ".join(f"{band} " * (len(found.bands) > 1) + ", ".join(leads) for band, leads in bands.items())
+
+
+def _probabilities(found: RunFacts) -> dict[str, str]:
+    """A line by which name each probability stands in the files; none where there are none."""
+    alone = len(found.bands) == 1
+    named = [f"{'' if alone else f'{one.band} '}{one.words} ({one.name(alone=alone)})" for one in found.probabilities]
+    return {"probabilities": ", ".join(named)} if named else {}
 
 
 def _lead_rows(lead: LeadFacts, *, own: bool, several: bool) -> list[tuple[str, ...]]:

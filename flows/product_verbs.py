@@ -139,4 +139,4 @@ def _champion(settings: Settings, ref: ModelRef) -> Champion:
     with native_silence():  # the model's load imports TensorFlow
         from models.registry import open_registry
 
-        return open_registry(settings).load_version(settings, ref.version).champion()
+        return open_registry(settings, now=False).load_version(settings, ref.version).champion()

@@ -22,6 +22,8 @@ def scores(rows: Sequence[ScoreRow]) -> None:
         out().print(score_table(ours))
     if any(row.events for row in ours):
         out().print(event_table(ours))
+    if any(row.chances for row in ours):
+        out().print(chance_table(ours))
 
 
 def score_table(rows: Sequence[ScoreRow]) -> Table:
@@ -52,6 +54,18 @@ def event_table(rows: Sequence[ScoreRow]) -> Table:
         "FAR": [_text(event.far) for _, event in pairs],
     }
     columns |= {f"FSS {scale} px": [_text(event.fss.get(scale)) for _, event in pairs] for scale in scales}
+    return _table([row for row, _ in pairs], columns)
+
+
+def chance_table(rows: Sequence[ScoreRow]) -> Table:
+    """One line a lead, band and event whose probability was forecast; reliability is in the JSON."""
+    pairs = [(row, chance) for row in rows for chance in row.chances]
+    columns = {
+        "probability of": [f"{'<' if chance.below else '≥'} {chance.threshold:g}" for _, chance in pairs],
+        "Brier": [_text(chance.brier) for _, chance in pairs],
+        "skill, frequency": [_text(chance.skill) for _, chance in pairs],
+        "frequency": [_text(chance.frequency) for _, chance in pairs],
+    }
     return _table([row for row, _ in pairs], columns)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +64,16 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Forecasted:
-    """A published run."""
+    """A published run.
+
+    ``warning``: what is not as it should be with the model, and what to do; empty: nothing.
+    """
 
     run: str
     init: str
     model: str
     files: tuple[str, ...]
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,30 +150,36 @@ def train(
     )
 
 
-def forecast(config: Path, *, init: datetime | None = None) -> Forecasted:
-    """Publishes one forecast run: from the newest scene, or a hindcast for ``init``.
+def forecast(
+    config: Path, *, init: datetime | None = None, due: bool = False, now: datetime | None = None
+) -> Forecasted:
+    """Publishes one forecast run: from the newest scene, from the newest slot that is due, or a hindcast.
+
+    Args:
+        config: TOML file of the product.
+        init: init time of a hindcast.
+        due: whatever ``forecast.issue`` says, from the newest slot that is due, whether or not its scene has come.
+        now: what time it is; None: the clock's.
+
+    A champion that cannot be had or does not fit the configuration stops nothing: extrapolation stands in.
 
     Raises:
-        CubecastError: nothing to start from, no usable model, or the run fails a check.
+        CubecastError: nothing to start from, or the run fails a check.
     """
     from pipeline.config import load
 
     settings = load(config)
-    with native_silence():
-        from models.registry import open_registry
+    from flows.issuing import issued
     from pipeline.catalog import find_run
-    from pipeline.forecast import forecast as run
     from pipeline.forecast import outlet
     from pipeline.times import stamp
 
-    with native_silence():  # the champion's load imports TensorFlow
-        network = open_registry(settings).load_champion(settings)
-    champion = None if network is None else network.champion()
-    path = run(settings, champion, init=init)
+    time = (now or datetime.now(UTC)) if due or settings.forecast.issue == "due" else None
+    path, warning = issued(config, settings, init, time)
     published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"
-    return Forecasted(str(published.path), stamp(published.init), model, files)
+    return Forecasted(str(published.path), stamp(published.init), model, files, warning)
 
 
 def examine(config: Path) -> tuple[Finding, ...]:
@@ -198,7 +208,7 @@ def picture(config: Path, init: datetime, path: Path) -> Path:
         from models.registry import open_registry
     from pipeline.errors import ModelError
 
-    network = open_registry(settings).load_champion(settings)
+    network = open_registry(settings, now=False).load_champion(settings)
     if network is None:
         msg = f"a picture of attention needs a champion, {settings.product.name} has none: run cubecast train"
         raise ModelError(msg)

@@ -17,6 +17,7 @@ from pipeline.doubt import Doubt
 from pipeline.guard import Contest, Guard, Guarded, blended
 from pipeline.pairs import Pair, ValidRange, bound_levels
 from pipeline.predictor import Predictor
+from pipeline.proof import Proof, prove
 from pipeline.rungs import OfBands
 
 
@@ -30,6 +31,7 @@ class Assurance:
         bands: which bands of the context it forecasts, counted from 0.
         valid: lowest and highest possible value of each of them, infinite where there is none.
         matched: how far the mean is given the distribution of the newest frame, 0 to 1.
+        proof: coverage and reliability that the truths showed; None: a network without quantiles, or nobody looked.
         doubt: bounds of what fills in where the network says nothing; None for a network without quantiles.
     """
 
@@ -38,6 +40,7 @@ class Assurance:
     bands: tuple[int, ...]
     valid: tuple[ValidRange, ...]
     matched: float
+    proof: Proof | None = None
     doubt: Doubt | None = None
 
     @classmethod
@@ -57,7 +60,7 @@ class Assurance:
         found = guard.fit(contests)
         intervals = bool(bound_levels(contests[0].model))
         calibration = calibrating.fit(_pairs(contests, found), valid) if intervals else None
-        return cls(found, calibration, bands, valid, matched)
+        return cls(found, calibration, bands, valid, matched, prove(contests, valid) if intervals else None)
 
     def of(self, network: Predictor) -> Predictor:
         """``network`` mended, as it in coordinates that move with the flow, where extrapolation is persistence."""
@@ -74,12 +77,13 @@ class Assurance:
             "valid": [[str(end) for end in ends] for ends in self.valid],  # JSON knows no infinity
             "matched": self.matched,
             "doubt": None if self.doubt is None else self.doubt.to_json(),
+            "validation": None if self.proof is None else self.proof.to_json(),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Assurance:
         """The inverse of :meth:`to_json`."""
-        known, doubt = document["calibration"], document.get("doubt")
+        known, doubt, proof = document["calibration"], document.get("doubt"), document.get("validation")
         valid = tuple((float(low), float(high)) for low, high in document["valid"])
         return cls(
             Guard.from_json(document["guard"]),
@@ -87,6 +91,7 @@ class Assurance:
             tuple(document["bands"]),
             valid,
             document["matched"],
+            None if proof is None else Proof.from_json(proof),
             None if doubt is None else Doubt.from_json(doubt, valid),
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.journal import Entry, Kind, Status
+from models.keepsake import sha256
 from models.trainings import Delivered, Registered, Training
 from pipeline.errors import ServiceError
 
@@ -76,8 +77,8 @@ class Desk(Protocol):
         """Versions of the product's model that a run made, the first one first."""
         ...
 
-    def make_version(self, run: str, model: str) -> Registered:
-        """A new version of the product's model; no champion."""
+    def make_version(self, run: str, model: str, hashes: Mapping[str, str]) -> Registered:
+        """A new version of the product's model with the sha256 of its files by name; no champion."""
         ...
 
     def champion_serves(self) -> bool:
@@ -171,9 +172,14 @@ class _Delivery:
         desk, journal = self._desk, self._training.journal
         desk.log_artifact(run, journal.card_file, CARD_FOLDER)
         versions = desk.versions(run)
-        version = versions[0] if versions else desk.make_version(run, desk.log_model(run, journal.model_file)).version
+        version = versions[0] if versions else self._make_version(run)
         promote = good and not desk.champion_serves()
         self.note(registered=desk.registered(run, version, promote=promote))
+
+    def _make_version(self, run: str) -> str:
+        journal = self._training.journal
+        hashes = {path.name: sha256(path.read_bytes()) for path in (journal.model_file, journal.card_file)}
+        return self._desk.make_version(run, self._desk.log_model(run, journal.model_file), hashes).version
 
     def _clear_doubles(self, run: str) -> None:
         """A server that hung makes, when it wakes, everything that it was asked for meanwhile, more than once."""

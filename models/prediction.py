@@ -247,4 +247,5 @@ class Network:
             matched=None if taught is None else taught.matched,
             bands=network.bands_out if taught is None else taught.bands,
             doubt=None if taught is None else taught.doubt,
+            validation=None if taught is None or taught.proof is None else taught.proof.to_json(),
         )

@@ -15,25 +15,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models import serving
 from models.delivery import CARD_FOLDER, Number, RefusedError, deliver
 from models.journal import CARD, Status
+from models.keepsake import Files, Keepsake, Version
+from models.serving import CHAMPION, Served, readable
 from models.suitability import check_fit
 from models.trainings import Registered, Training
 from pipeline.config import Settings
 from pipeline.durable import locked
 from pipeline.errors import ModelError, ServiceError
-from pipeline.record import ModelRef
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
 
     from models.prediction import Card, Network
 
 __all__ = ["Registered", "Registry", "open_registry", "tracking_uri"]
 
-CHAMPION = "champion"
 MODEL = "model"
+MODEL_PLACE = "data/model.keras"  # in MLflow's form of a Keras model
+HASH = "cubecast.sha256."
+"""Tags of a model version: the sha256 of each of its files."""
 TAG = "cubecast.training"
 """Tag of a run: the training's id. By it a run is found whose making was not noted."""
 
@@ -47,6 +52,7 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is the command's
 }
+SERVING_PATIENCE = 45.0  # seconds that a forecast waits for a server: its copy of the champion is as good
 LOCAL_PATIENCE, REMOTE_PATIENCE = 300.0, 30.0  # seconds: a database is slow at most, a server may hang
 BATCH_METRICS, BATCH_PARAMETERS = 1000, 100  # of one request, https://mlflow.org/docs/latest/rest-api.html#log-batch
 REFUSALS = {
@@ -71,6 +77,7 @@ class Registry:
         self.uri = tracking_uri(settings)
         self.model_name = settings.product.name
         self._folder = settings.paths.mlflow
+        self._keepsake = Keepsake(settings.paths.champion)
         self._experiment_name = settings.tracking.experiment or settings.product.name
 
     @property
@@ -132,19 +139,17 @@ class Registry:
         """
         if not training.waiting:
             return
+        model_waits = training.has_model_waiting
         with locked(training.delivery_lock), _answering(self.uri):
             deliver(_Desk(self), training)
+        registered = training.delivered.registered
+        if model_waits and registered is not None and registered.champion:
+            self._keep(training, registered)
 
     def champion_version(self) -> str | None:
         """Version of the champion, or None."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return str(self.client.get_model_version_by_alias(self.model_name, CHAMPION).version)
-        except MlflowException as error:
-            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                return None
-            raise
+        entry = self._entry(None)
+        return None if entry is None else str(entry.version)
 
     def champion_serves(self) -> bool:
         """Whether there is a champion that fits the product as it is configured; another one may take its place.
@@ -165,44 +170,74 @@ class Registry:
             raise
         return True
 
+    def serve(self, settings: Settings) -> Served:
+        """The champion from MLflow, or the copy that is kept here; see :func:`models.serving.serve`."""
+        return serving.serve(settings, self)
+
     def load_champion(self, settings: Settings) -> Network | None:
         """The champion; None where there is none.
 
         Raises:
             ModelError: it was trained for other bands or another context or a shorter horizon than configured, or it
-                cannot be read.
+                cannot be read, and neither can the copy that is kept here.
+            ServiceError: MLflow does not answer, and no copy is kept.
         """
-        version = self.champion_version()
-        return None if version is None else self.load_version(settings, version)
+        return serving.champion(settings, self).network
 
     def load_version(self, settings: Settings, version: str) -> Network:
         """Any version of the product's model, champion or not.
 
         Raises:
             ModelError: as :meth:`load_champion`, or there is no such version.
+            ServiceError: as :meth:`load_champion`.
         """
-        from models.prediction import Network  # Keras and TensorFlow, 13 CPU-seconds: only where there is a model
+        return serving.version(settings, self, version)
 
-        what = f"{self.model_name} version {version}"
-        if not self._has(version):
-            msg = f"a model is loaded from MLflow at {self.uri}, which has no {what} (any more): restore MLflow's files"
-            raise ModelError(msg)
-        with _readable(what):
-            card = self._card(version)
-        check_fit(card, settings, what)
-        with _readable(what):
-            return Network(self._model(version), card, ModelRef(self.model_name, version, "network"))
+    @property
+    def answer_within(self) -> float | None:
+        """Seconds that a forecast waits for its model; a database on this disk, left alone half made, would be none."""
+        return None if self.local else SERVING_PATIENCE
 
-    def _has(self, version: str) -> bool:
+    def find(self, number: str | None) -> Version | None:
+        """A version of the product's model, or the champion; None where there is none.
+
+        Raises:
+            ServiceError: MLflow does not answer.
+        """
+        with _heard(self.uri):
+            entry = self._entry(number)
+        if entry is None:
+            return None
+        tags = entry.tags or {}
+        hashes = {key.removeprefix(HASH): text for key, text in tags.items() if key.startswith(HASH)}
+        return Version(self.model_name, str(entry.version), str(entry.run_id), hashes)
+
+    def fetch(self, version: Version) -> Files:
+        """The files of a version.
+
+        Raises:
+            DamagedError: they cannot be had.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        with readable(str(version)), tempfile.TemporaryDirectory() as folder:
+            card = self.client.download_artifacts(version.run, f"{CARD_FOLDER}/{CARD}", folder)
+            place = f"models:/{version.name}/{version.number}/{MODEL_PLACE}"
+            model = download_artifacts(place, dst_path=folder, tracking_uri=self.uri, registry_uri=self.uri)
+            return Files(version, Path(card).read_bytes(), Path(model).read_bytes())
+
+    def _entry(self, number: str | None) -> ModelVersion | None:
+        """MLflow's own words on a version, or on the champion."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.get_model_version(self.model_name, version)
+            if number is None:
+                return self.client.get_model_version_by_alias(self.model_name, CHAMPION)
+            return self.client.get_model_version(self.model_name, number)
         except MlflowException as error:
             if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                return False
+                return None
             raise
-        return True
 
     def _card(self, version: str) -> Card:
         from models.prediction import Card
@@ -212,8 +247,13 @@ class Registry:
             path = self.client.download_artifacts(str(entry.run_id), f"{CARD_FOLDER}/{CARD}", folder)
             return Card.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
 
-    def _model(self, version: str) -> Any:
-        return _keras_flavour().load_model(f"models:/{self.model_name}/{version}")
+    def _keep(self, training: Training, registered: Registered) -> None:
+        """Lays a new champion aside at once, for an outage before its first forecast; that can be done later, too."""
+        journal, made = training.journal, Version(registered.name, registered.version, registered.run_id)
+        try:
+            self._keepsake.keep(Files(made, journal.card_file.read_bytes(), journal.model_file.read_bytes()))
+        except OSError as error:
+            logging.getLogger("cubecast.tracking").warning("%s is not kept on this machine: %s", made, error)
 
 
 class _Desk:
@@ -307,7 +347,7 @@ class _Desk:
         found = self._client.search_model_versions(f"name = '{self._model_name}' and run_id = '{run}'")
         return [str(number) for number in sorted(int(one.version) for one in found)]
 
-    def make_version(self, run: str, model: str) -> Registered:
+    def make_version(self, run: str, model: str, hashes: Mapping[str, str]) -> Registered:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -317,7 +357,8 @@ class _Desk:
                 raise
             self._client.create_registered_model(self._model_name)
         # a server takes no uri without the id
-        made = self._client.create_model_version(self._model_name, f"models:/{model}", run, model_id=model)
+        tags = {f"{HASH}{name}": value for name, value in hashes.items()}
+        made = self._client.create_model_version(self._model_name, f"models:/{model}", run, tags, model_id=model)
         return Registered(self._model_name, str(made.version), run, champion=False)
 
     def registered(self, run: str, version: str, *, promote: bool) -> Registered:
@@ -386,6 +427,15 @@ def _answering(uri: str) -> Iterator[None]:
         raise _silent(uri, error) from None
 
 
+@contextmanager
+def _heard(uri: str) -> Iterator[None]:
+    """Whatever hinders an answer, a broken database too, as a sentence."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - a database that is none raises errors of SQLAlchemy's and SQLite's own
+        raise _silent(uri, error) from None
+
+
 def _silent(uri: str, error: Exception) -> ServiceError:
     msg = f"MLflow at {uri} does not answer: {_first_line(error)}. Start it, or mend tracking.uri (empty: SQLite here)"
     return ServiceError(msg)
@@ -409,18 +459,3 @@ def _requirements() -> list[str]:
     from importlib.metadata import version
 
     return [f"keras=={version('keras')}", f"cubecast=={version('cubecast')}"]
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Faults of a model's files as a sentence."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
-        msg = (
-            f"a champion's files can be read, but those of {what} cannot: {_first_line(error)}. Restore "
-            f"MLflow's files, let the alias {CHAMPION!r} point to another version, or remove the alias and train again"
-        )
-        raise ModelError(msg) from error

@@ -11,13 +11,14 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
 - samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips, together
-- uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, doubt, matching
+- uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, doubt, matching, proof
 - slow series: climatology, kriging
-- scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, consistency
-- forecasts: baselines, evaluation, tiling, rungs, pieces, seams, drift, forecast
-- published runs: raster, stac, record, sheets, shelf, catalog, publishing, withdrawal, retention
+- scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, brier, consistency
+- forecasts: usual, baselines, evaluation, tiling, draft, rungs, pieces, filling, piecework, ranking, seams, forecast
+- what newest scores ask for: drift, merit, yielding
+- published runs: raster, stac, record, chances, sheets, shelf, catalog, publishing, withdrawal, retention
 - looking at them: shares, passport, viewing, portrait, film
-- what became of them: usual, scorecard, scorebook, marking, scoring, scoretable, verify
+- what became of them: scorecard, scorebook, marking, scoring, scoretable, verify
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
 - pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes
 """

@@ -36,6 +36,10 @@ class Bounded:
 
     def predict(self, context: Context, horizon: int) -> Forecast:
         """See :class:`~pipeline.predictor.Predictor`."""
-        said = self.inner.predict(context, horizon)
-        low, high = limits(self.valid, said.values.shape[-1]).T
-        return replace(said, values=np.clip(said.values, low, high))
+        return bounded(self.inner.predict(context, horizon), self.valid)
+
+
+def bounded(said: Forecast, valid: Sequence[ValidRange]) -> Forecast:
+    """A forecast within the lowest and highest possible value of each band."""
+    low, high = limits(valid, said.values.shape[-1]).T
+    return replace(said, values=np.clip(said.values, low, high))

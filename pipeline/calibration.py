@@ -123,38 +123,47 @@ class Calibrated:
         Raises:
             ModelError: the forecast has other quantiles or bands, or more leads, than the calibration.
         """
-        said = self.inner.predict(context, horizon)
-        self._check(said)
-        values = said.values.copy()
-        for item in range(values.shape[0]):
-            for lead in range(values.shape[1]):
-                self._calibrate(values[item, lead], said.quantities, lead)
-        return replace(said, values=values)
+        return calibrated(self.inner.predict(context, horizon), self.calibration)
 
-    def _calibrate(self, values: NDArray[np.float32], quantities: tuple[str, ...], lead: int) -> None:
-        """Moves the bounds of one lead, ``(quantity, y, x, band)``, in place."""
-        levels = self.calibration.levels
-        index = [quantities.index(quantile_name(level)) for level in levels]
-        middle = quantities.index(MEDIAN) if MEDIAN in quantities else None
-        for band, limit in enumerate(limits(self.calibration.valid, values.shape[-1])):
-            given = np.clip(values[index, ..., band], *limit)
-            moved = np.empty_like(given)
-            for number, level in enumerate(levels):
-                outward = self.calibration.move[lead, band, number].astype(np.float32)
-                step = outward[self.calibration.classes(given, (lead, band, number))]
-                moved[number] = given[number] + step if level > 0.5 else given[number] - step
-            median = None if middle is None else values[middle, ..., band]
-            values[index, ..., band] = in_order(np.clip(moved, *limit), levels, median)
 
-    def _check(self, said: Forecast) -> None:
-        calibration, levels = self.calibration, bound_levels(said)
-        shape = (said.values.shape[1], said.values.shape[-1])
-        if levels != calibration.levels or shape[0] > calibration.horizon or shape[1] != len(calibration.valid):
-            msg = (
-                f"a calibration is for the quantiles {calibration.levels}, {calibration.horizon} leads and "
-                f"{len(calibration.valid)} bands, found {levels}, {shape[0]} and {shape[1]}: fit it again"
-            )
-            raise ModelError(msg)
+def calibrated(said: Forecast, calibration: Calibration) -> Forecast:
+    """A forecast with its quantiles moved; see :class:`Calibrated`.
+
+    Raises:
+        ModelError: it has other quantiles or bands, or more leads, than the calibration.
+    """
+    _check(said, calibration)
+    values = said.values.copy()
+    for item in range(values.shape[0]):
+        for lead in range(values.shape[1]):
+            _calibrate(values[item, lead], said.quantities, calibration, lead)
+    return replace(said, values=values)
+
+
+def _calibrate(values: NDArray[np.float32], quantities: tuple[str, ...], calibration: Calibration, lead: int) -> None:
+    """Moves the bounds of one lead, ``(quantity, y, x, band)``, in place."""
+    levels = calibration.levels
+    index = [quantities.index(quantile_name(level)) for level in levels]
+    middle = quantities.index(MEDIAN) if MEDIAN in quantities else None
+    for band, limit in enumerate(limits(calibration.valid, values.shape[-1])):
+        given = np.clip(values[index, ..., band], *limit)
+        moved = np.empty_like(given)
+        for number, level in enumerate(levels):
+            outward = calibration.move[lead, band, number].astype(np.float32)
+            step = outward[calibration.classes(given, (lead, band, number))]
+            moved[number] = given[number] + step if level > 0.5 else given[number] - step
+        median = None if middle is None else values[middle, ..., band]
+        values[index, ..., band] = in_order(np.clip(moved, *limit), levels, median)
+
+
+def _check(said: Forecast, calibration: Calibration) -> None:
+    levels, shape = bound_levels(said), (said.values.shape[1], said.values.shape[-1])
+    if levels != calibration.levels or shape[0] > calibration.horizon or shape[1] != len(calibration.valid):
+        msg = (
+            f"a calibration is for the quantiles {calibration.levels}, {calibration.horizon} leads and "
+            f"{len(calibration.valid)} bands, found {levels}, {shape[0]} and {shape[1]}: fit it again"
+        )
+        raise ModelError(msg)
 
 
 def in_order(

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bucket import Bucket, Location
+from pipeline.chances import Chance
 from pipeline.errors import PublishError, WithdrawnError
 from pipeline.raster import read_dn, read_physical
-from pipeline.record import MANIFEST, ModelRef, iso
+from pipeline.record import MANIFEST, ModelRef, iso, yielded_of
 from pipeline.shelf import WITHDRAWN, Entry, Shelf, named, shelf_at
 from pipeline.stac import CATALOGUE, day_catalogue
 from pipeline.times import parse_time
@@ -38,6 +39,8 @@ class PublishedRun:
         quantities: names along the quantity axis.
         bands: names along the band axis.
         bucket: where it lies, if not on this machine.
+        yielded: leads (minutes) and bands where it says what extrapolation says, because its model had done worse.
+        chances: the events whose probabilities stand behind the quantities in its files.
     """
 
     product: str
@@ -52,6 +55,8 @@ class PublishedRun:
     quantities: tuple[str, ...]
     bands: tuple[str, ...]
     bucket: Bucket | None = None
+    yielded: tuple[tuple[int, str], ...] = ()
+    chances: tuple[Chance, ...] = ()
 
     @property
     def order(self) -> tuple[datetime, datetime]:
@@ -61,15 +66,36 @@ class PublishedRun:
     def read(self, lead: int) -> NDArray[np.float32]:
         """What the run says for ``lead`` minutes ahead: ``(quantity, y, x, band)``, in units of the bands; or NaN."""
         with self._reading():
-            layers = read_physical(self.leads[lead])
+            layers = read_physical(self.leads[lead], range(self._likely))
         split = layers.reshape(len(self.quantities), len(self.bands), *layers.shape[1:])
         return np.moveaxis(split, 1, -1)
+
+    def probability(self, lead: int, band: str, threshold: float) -> NDArray[np.float32]:
+        """How likely an event is ``lead`` minutes ahead, ``(y, x)``, from 0 to 1; NaN where nothing is known.
+
+        Raises:
+            PublishError: the run does not say it.
+        """
+        places = {(one.band, one.threshold): index for index, one in enumerate(self.chances, self._likely)}
+        if (band, threshold) not in places:
+            msg = (
+                f"a run says the probabilities that forecast.probabilities asked for, {self.run_key} says "
+                f"{[f'{one.band} {one.sign} {one.number}' for one in self.chances]}, not one of {band} at {threshold:g}"
+            )
+            raise PublishError(msg)
+        with self._reading():
+            return read_physical(self.leads[lead], [places[band, threshold]])[0]
 
     def source(self, lead: int) -> NDArray[np.uint8]:
         """Which rung of the ladder made each pixel, ``(y, x)``, as :class:`pipeline.predictor.Source` counts them."""
         path = self.leads[lead]
         with self._reading():
             return read_dn(quality_path(path))[0].astype(np.uint8)
+
+    @property
+    def _likely(self) -> int:
+        """How many layers of a file hold quantities; those behind them are probabilities."""
+        return len(self.quantities) * len(self.bands)
 
     def _reading(self) -> AbstractContextManager[object]:
         return self.bucket.reading() if self.bucket else nullcontext()
@@ -315,4 +341,6 @@ def _run_of(path: Path, facts: dict[str, Any], bucket: Bucket | None = None) -> 
         quantities=tuple(facts["quantities"]),
         bands=tuple(facts["bands"]),
         bucket=bucket,
+        yielded=yielded_of(facts.get("specification", {})),
+        chances=tuple(Chance(**one) for one in facts.get("probabilities", ())),
     )

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from pipeline.bounds import valid_ranges
 from pipeline.errors import ConfigError
 from pipeline.specs import (
     AxisSpec,
@@ -76,6 +77,11 @@ class Workspace:
         return self.root / "mlflow"
 
     @property
+    def champion(self) -> Path:
+        """The last champion, for when MLflow is away."""
+        return self.root / "champion"
+
+    @property
     def trainings(self) -> Path:
         """A folder a training: its checkpoints, and what MLflow is to be told."""
         return self.root / "trainings"
@@ -131,6 +137,21 @@ class Settings(BaseSettings):
         for name in (*self.verification.thresholds, *self.verification.spans):
             if name not in forecast:
                 msg = f"verification.thresholds and .spans name forecast bands, {forecast}, found {name!r}"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _foretells_what_can_be(self) -> Self:
+        forecast = {band.name: band for band in self.bands if band.forecast}
+        for name, thresholds in self.forecast.probabilities.items():
+            if name not in forecast:
+                msg = f"forecast.probabilities names forecast bands, {list(forecast)}, found {name!r}"
+                raise ValueError(msg)
+            ((low, high),) = valid_ranges([forecast[name]])
+            beyond = [one for one in thresholds if not low <= one <= high]
+            if beyond:
+                rule = f"forecast.probabilities.{name} holds values that the band can have, {low:g} to {high:g}"
+                msg = f"{rule} {forecast[name].units} (valid_min, floor and valid_max), found {beyond}"
                 raise ValueError(msg)
         return self
 

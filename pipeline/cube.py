@@ -184,6 +184,29 @@ class Cube:
             acquired[at : at + len(run)] = [seconds(self.shown(slot)[0].scene.acquired) for slot in run]
         return Frames(values, np.isfinite(values), acquired)
 
+    def usable(self, slots: Iterable[int], window: Window) -> Iterator[NDArray[np.bool_]]:
+        """Where :meth:`read` may find a value of any band, ``(y, x)`` of each slot; elsewhere it finds none.
+
+        It reads the quality alone. A slot at a time: zarr takes a third more to pick several out of many.
+
+        Raises:
+            StoreError: a chunk is damaged.
+        """
+        arrays = [_array(self.root, f"{group.name}/quality") for group in self.layout.groups]
+        for slot in slots:
+            found = np.zeros(window.shape, bool)
+            for group, array in zip(self.layout.groups, arrays, strict=True) if self.shown(slot) else ():
+                if self._stands(slot):
+                    with undamaged(self._named(slot)):
+                        quality = cast("NDArray[np.uint8]", array[slot, *window.slices])
+                else:
+                    quality = self.pixels(group, slot, window).quality
+                found |= ~unusable(quality)
+            yield found
+
+    def _named(self, slot: int) -> str:
+        return f"slot {slot} ({self.layout.axis.valid_time(slot):%Y-%m-%d %H:%M}Z)"
+
     def _runs(self, slots: Sequence[int], window: Window) -> Iterator[tuple[int, list[int]]]:
         """Slots that are seen, in runs that one request can read, each with the position where it begins."""
         pixel = sum(group.dtype.itemsize * len(group.bands) for group in self.layout.groups)
@@ -218,7 +241,7 @@ class Cube:
             StoreError: a chunk is damaged.
         """
         shown = self.shown(slot)
-        with undamaged(f"slot {slot} ({self.layout.axis.valid_time(slot):%Y-%m-%d %H:%M}Z)"):
+        with undamaged(self._named(slot)):
             if not shown:
                 return Pixels.absent(group, window)
             if self._stands(slot):

@@ -187,11 +187,11 @@ def _draw_strip(page: Page, box: Box, episode: Episode, scenes: list[_Scene], nu
     axes.set(xlim=(-0.02, 1.02), ylim=(-1, 1), yticks=[])
     axes.spines[["left", "right", "top", "bottom"]].set_visible(False)
     axes.axhline(0, color=LINES, lw=1, zorder=0)
-    places = [(scene.time - first) / (last - first) for scene in scenes]
+    places = [(scene.time - first) / max(last - first, episode.cadence) for scene in scenes]
     for index, (place, scene) in enumerate(zip(places, scenes, strict=True)):
         colour = _FORECAST if scene.lead else QUIET
         axes.plot([place], [0], "o", ms=9 if index == number else 4, color=colour, clip_on=False)
     seen = len(scenes) - episode.horizon
-    shown = sorted({0, seen - 1, len(scenes) - 1})
+    shown = sorted({0, max(seen - 1, 0), len(scenes) - 1})
     axes.set_xticks([places[index] for index in shown], [episode.clock(scenes[index].time) for index in shown])
     axes.tick_params(length=0, labelsize=8.5, labelcolor=INK)

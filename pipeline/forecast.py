@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.baselines import attempt, fill
 from pipeline.bounds import valid_ranges
 from pipeline.bucket import Bucket
 from pipeline.config import Settings
@@ -21,21 +20,24 @@ from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.drift import Widened, widths
 from pipeline.errors import NotEnoughFramesError
-from pipeline.grid import Window
-from pipeline.matching import with_matched
-from pipeline.pieces import View, around, follow, plan
-from pipeline.predictor import MEAN, Forecast, Source
-from pipeline.publishing import publish, published_alike
-from pipeline.record import ModelRef, Outlet, RunRecord
-from pipeline.rungs import Champion, baselines, forecast_bands
+from pipeline.filling import CLIMATOLOGY
+from pipeline.matching import with_room
+from pipeline.pieces import View
+from pipeline.piecework import Answer, Work, answers, past
+from pipeline.publishing import drafting, publish, published_alike
+from pipeline.ranking import Ranking
+from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
+from pipeline.rungs import Champion, forecast_bands, remarks
 from pipeline.samples import Sample, sample
 from pipeline.scorebook import book
-from pipeline.seams import Certificate, certify
+from pipeline.seams import Certificate, Witness, certify
 from pipeline.specs import BandSpec, MotionSpec
-from pipeline.tiling import Assembly, cut
-from pipeline.trajectories import Trajectories
+from pipeline.tiling import Canvas
+from pipeline.yielding import giving_way, usefulness, with_yielded
 
 WIDTHS = "widths"  # in a run's specification: how many times as wide its intervals were made
+FRAMES = "climatology_frames"  # likewise; runs of before there was a climatology have none
+FOLLOWED = (WIDTHS, YIELDED)  # in it, too: all that the newest scores ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,22 @@ def choose_init(cube: Cube, init: datetime | None) -> int:
     return slot
 
 
-def forecast(settings: Settings, champion: Champion | None, *, init: datetime | None = None) -> Path:
+def forecast(
+    settings: Settings,
+    champion: Champion | None,
+    *,
+    init: datetime | None = None,
+    now: datetime | None = None,
+    why: str = "",
+) -> Path:
     """Makes and publishes one run; the same run again is a no-op.
 
     Args:
         settings: the product.
         champion: the model to use; None: extrapolation.
-        init: for a hindcast, which sees only what was available then; None: from the newest scene.
+        init: for a hindcast, which sees only what was available then; None: from the newest scene, or as ``now`` says.
+        now: for a run from the newest slot that is due at this time, whether or not its scene has come.
+        why: ``champion`` is not the one that MLflow has; noted in the manifest, decides no byte of any other file.
 
     Returns:
         Folder of the published run.
@@ -90,64 +101,57 @@ def forecast(settings: Settings, champion: Champion | None, *, init: datetime | 
         PublishError: the run fails a check.
         WithdrawnError: the run was withdrawn.
     """
-    situation = look(settings, open_cube(store_of(settings)), init)
+    situation = situate(settings, open_cube(store_of(settings)), init, now)
+    if not situation.sample.context:
+        _require_past(settings, situation)
+        champion = None
     told = None if champion is None else covariates_of(settings)
     run = record(settings, champion, situation, told)
-    there = published_alike(run, outlet(settings), but=WIDTHS)
+    there = published_alike(run, outlet(settings), but=FOLLOWED)
     if there is not None:
         return there
-    run, champion = _following(settings, champion, run)
+    run, champion = _following(settings, champion, with_yielded(settings, champion, run))
+    if champion is not None:
+        champion = giving_way(settings, champion, run)
     view = View(situation.cube, situation.sample, settings.samples, told)
-    said, certificate = make(settings, champion, view)
-    return publish(said, run, outlet(settings), certificate.checks())
+    with drafting(run, outlet(settings)) as draft:
+        certificate = make(settings, champion, view, draft, draft.folder)
+        told_of = remarks(champion, why) | usefulness(settings, run) | past(settings, view).remarks(draft)
+        return publish(draft, run, outlet(settings), certificate.checks(), remarks=told_of)
 
 
-def make(settings: Settings, champion: Champion | None, view: View) -> tuple[Forecast, Certificate]:
-    """The ladder's answer over the whole grid, made in pieces of at most ``forecast.tile`` pixels a side.
+def make(
+    settings: Settings, champion: Champion | None, view: View, canvas: Canvas, folder: Path | None = None
+) -> Certificate:
+    """Puts the ladder's answer on a canvas of the whole grid, in pieces of at most ``forecast.tile`` pixels a side.
 
-    The matched field comes last: it ranks the pixels of the whole grid.
+    Args:
+        settings: the product.
+        champion: the best rung; None: extrapolation is.
+        view: what the run sees.
+        canvas: where the forecast goes.
+        folder: for what does not stay in memory, and what workers exchange; None: all is made here, in memory.
     """
     motion = _motion(settings, champion)
     settings = settings.model_copy(update={"motion": motion})  # every rung moves along the same flow
-    trajectories = follow(view, motion)
-    halo, step = (0, 1) if champion is None else (champion.halo, champion.step)
-    margin = halo + trajectories.reach()
-    pieces = plan(view.shape, settings.forecast.tile, margin, step)
-
-    def answers(outer: Window) -> tuple[Forecast, Forecast]:
-        return _answers(settings, champion, view, outer, (trajectories.within(outer),))
-
-    def again(window: Window) -> Forecast:
-        seen = around(window, margin, view.shape, step)
-        return cut(answers(seen)[0], window.within(seen))
-
-    said, surest = Assembly(view.shape), Assembly(view.shape)
-    for piece in pieces:
-        for whole, part in zip((said, surest), answers(piece.outer), strict=True):
-            whole.put(part, piece.window, piece.outer)
-    finished = _matched(said.forecast, surest.forecast, champion)
-    return finished, certify(finished, pieces, again)
+    work = Work.begun(settings, champion, view, folder)
+    windows = [piece.window for piece in work.pieces]
+    ranking = None if champion is None or champion.matched is None else Ranking(view.shape, champion.matched)
+    witness = Witness(windows)
+    for answer in answers(work, folder, settings.services.dask):
+        _put(answer, canvas, witness, ranking)
+    if ranking is not None:
+        ranking.paint(canvas)  # last: it ranks the pixels of the whole grid
+    return certify(canvas, windows, settings.samples.horizon, witness, work.again)
 
 
-def _matched(said: Forecast, surest: Forecast, champion: Champion | None) -> Forecast:
-    """With the field that has the distribution of the rung below, where the champion spoke."""
-    if champion is None or champion.matched is None or MEAN not in said.quantities:
-        return said
-    by_champion = (said.source == Source.NETWORK)[..., np.newaxis]
-    reference = np.where(by_champion, surest.of(MEAN), np.float32(np.nan))
-    return with_matched(said, reference, partly=champion.matched)
-
-
-def _answers(
-    settings: Settings, champion: Champion | None, view: View, window: Window, along: tuple[Trajectories, ...]
-) -> tuple[Forecast, Forecast]:
-    """Of the ladder, and of its rungs below the champion."""
-    seen, horizon = view.context(window), view.spec.horizon
-    below = baselines(settings, trajectories=along)["extrapolation"].predict(seen, horizon)
-    best = None if champion is None else attempt(champion.along(along), seen, horizon)
-    if champion is None or best is None:
-        return below, below
-    return fill(best, below if champion.doubt is None else champion.doubt.of(below)), below
+def _put(answer: Answer, canvas: Canvas, witness: Witness, ranking: Ranking | None) -> None:
+    said, (window, outer) = answer.said, (answer.piece.window, answer.piece.outer)
+    witness.put(said, window, outer)
+    if ranking is not None:
+        ranking.put(said, answer.below, window, outer)
+        said = with_room(said)
+    canvas.put(said, window, outer)
 
 
 def _motion(settings: Settings, champion: Champion | None) -> MotionSpec:
@@ -176,23 +180,50 @@ def widened(champion: Champion, factors: NDArray[np.float64], bands: Sequence[Ba
 
 
 def look(settings: Settings, newest: Cube, init: datetime | None) -> Situation:
-    """What a forecast for ``init`` has before it; None: one from the newest scene, which sees everything.
+    """What a forecast for ``init`` has before it, a context frame at least; None: one from the newest scene.
 
     Raises:
         NotEnoughFramesError: nothing to start from.
     """
-    slot = choose_init(newest, init)
-    time = newest.layout.axis.valid_time(slot)
-    cube = newest if init is None else replace(newest, as_of=time + settings.forecast.delay)
-    found = sample(cube.observed(), slot, settings.samples)
-    if not found.context:
-        msg = (
-            f"a forecast sees at least one scene of the last {settings.samples.max_age} slots before its init time, "
-            f"found none before {time:%Y-%m-%d %H:%M}Z{_known_then(cube)}: "
-            "ingest newer scenes or raise samples.max_age"
-        )
-        raise NotEnoughFramesError(msg)
-    return Situation(cube, found)
+    found = situate(settings, newest, init)
+    if not found.sample.context:
+        raise _nothing_seen(settings, found)
+    return found
+
+
+def situate(settings: Settings, newest: Cube, init: datetime | None, now: datetime | None = None) -> Situation:
+    """What a forecast has before it, which may be nothing recent; times as of :func:`forecast`.
+
+    A hindcast sees what was available at its init time; the others see everything up to it, whenever it came. A slot
+    beyond the end of the cube's time axis is one without a scene: the cube is only read.
+
+    Raises:
+        NotEnoughFramesError: the cube is empty, or starts after the init time.
+    """
+    axis = newest.layout.axis
+    due = None if now is None else axis.valid_time(axis.reached(now - settings.forecast.delay))
+    slot = choose_init(newest, due if init is None else init)
+    cube = newest if init is None else replace(newest, as_of=axis.valid_time(slot) + settings.forecast.delay)
+    return Situation(cube, sample(cube.observed(), slot, settings.samples))
+
+
+def _require_past(settings: Settings, situation: Situation) -> None:
+    """Lets no run begin that cannot even be a climatology.
+
+    Raises:
+        NotEnoughFramesError: the cube has no frame before it.
+    """
+    if not past(settings, View(situation.cube, situation.sample, settings.samples)).speaks:
+        raise _nothing_seen(settings, situation)
+
+
+def _nothing_seen(settings: Settings, situation: Situation) -> NotEnoughFramesError:
+    time = situation.cube.layout.axis.valid_time(situation.sample.init)
+    return NotEnoughFramesError(
+        f"a forecast sees at least one scene of the last {settings.samples.max_age} slots before its init time, "
+        f"found none before {time:%Y-%m-%d %H:%M}Z{_known_then(situation.cube)}: "
+        "ingest newer scenes or raise samples.max_age"
+    )
 
 
 def _known_then(cube: Cube) -> str:
@@ -204,14 +235,14 @@ def outlet(settings: Settings) -> Outlet:
     bands = tuple(settings.bands[index] for index in forecast_bands(settings))
     grid, folder, store = settings.grid.geobox(), settings.paths.forecasts, settings.forecast.store
     bucket = Bucket(store.url, store.endpoint, store.region) if store.url else None
-    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution, bucket)
+    asked = settings.forecast.probabilities
+    return Outlet(settings.product, bands, grid, folder, settings.forecast.resolution, bucket, asked)
 
 
 def record(settings: Settings, champion: Champion | None, situation: Situation, told: Covariates | None) -> RunRecord:
     """What a run is made of, apart from what the newest scores ask for."""
     cube, one = situation.cube, situation.sample
     scenes = tuple(scene.id for scene in cube.scenes(one.context))
-    model = ModelRef("extrapolation", "1", "extrapolation") if champion is None else champion.ref
     specification: dict[str, Any] = {
         "as_of": None if cube.as_of is None else cube.as_of.isoformat(),
         "samples": settings.samples.model_dump(mode="json"),
@@ -220,12 +251,21 @@ def record(settings: Settings, champion: Champion | None, situation: Situation, 
     }
     if told is not None and told.channels:
         specification["covariates"] = told.digest
+    if settings.forecast.climatology_frames:
+        specification[FRAMES] = settings.forecast.climatology_frames
     return RunRecord(
         init=cube.layout.axis.valid_time(one.init),
         cadence=cube.layout.axis.cadence,
-        model=model,
+        model=_model(champion, one),
         snapshot=cube.snapshot,
         scenes=scenes,
         specification=json.dumps(specification, sort_keys=True),
         code_version=version("cubecast"),
     )
+
+
+def _model(champion: Champion | None, one: Sample) -> ModelRef:
+    """What speaks where it can, and lends the run its name."""
+    if champion is not None:
+        return champion.ref
+    return ModelRef("extrapolation", "1", "extrapolation") if one.context else CLIMATOLOGY

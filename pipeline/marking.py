@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bounds import valid_ranges
+from pipeline.brier import ChanceSums
 from pipeline.evaluation import Answer
 from pipeline.events import Events, EventSums, below_counts
 from pipeline.metrics import Moments
@@ -93,6 +94,23 @@ def mark_quantiles(card: Card, said: Layers, truth: NDArray[np.float32], own: ND
         return card
     whole, network = (QuantileSums.of(said.quantiles(), one, said.levels).at(0, 0) for one in (truth, own))
     return replace(card, quantiles=whole, reliability=network)
+
+
+def mark_chances(
+    card: Card, said: NDArray[np.float32], events: Events, truth: NDArray[np.float32], own: NDArray[np.float32]
+) -> Card:
+    """A card with the scores of probabilities.
+
+    Args:
+        card: of the published forecast.
+        said: ``(threshold, y, x)``, the probability of each event, of this band alone.
+        events: what they are of.
+        truth: ``(1, y, x, 1)``, NaN where it does not count.
+        own: the same where a network forecast, NaN elsewhere.
+    """
+    layers = said[np.newaxis, ..., np.newaxis]
+    whole, network = (ChanceSums.of(layers, one, events).at(0, 0) for one in (truth, own))
+    return replace(card, chances=whole, trust=network)
 
 
 def span_of(band: BandSpec, wish: VerificationSpec) -> float | None:

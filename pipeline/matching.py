@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import NotEnoughFramesError
 from pipeline.predictor import MATCHED, MEAN, Context, Forecast, Predictor
 
+NODES = 65_537  # ranks of a law, the first and the last among them
 BLUR = 2.0  # px, standard deviation: pixels of the same mean rank by what lies around them
 
 
@@ -46,11 +47,16 @@ def with_matched(said: Forecast, reference: NDArray[np.float32], *, partly: floa
         reference: ``(batch, lead, y, x, band)``, whose distribution each lead and band takes; NaN where unknown.
         partly: how much of the way from the mean's values to the reference's, 0 to 1.
     """
-    mean = said.of(MEAN)
-    values = np.concatenate([said.values, mean[:, :, np.newaxis]], axis=2)
+    mean, wider = said.of(MEAN), with_room(said)
     for item, lead, band in np.ndindex(*mean.shape[:2], mean.shape[-1]):
         place = (item, lead, ..., band)
-        values[item, lead, -1, ..., band] = matched(mean[place], reference[place], partly=partly)
+        wider.values[item, lead, -1, ..., band] = matched(mean[place], reference[place], partly=partly)
+    return wider
+
+
+def with_room(said: Forecast) -> Forecast:
+    """A forecast with its mean as ``matched``, its last quantity, until that is known."""
+    values = np.concatenate([said.values, said.of(MEAN)[:, :, np.newaxis]], axis=2)
     return replace(said, values=values, quantities=(*said.quantities, MATCHED))
 
 
@@ -83,6 +89,38 @@ def matched(mean: NDArray[np.float32], reference: NDArray[np.float32], *, partly
     field = mean.astype(np.float32)
     field[known] = own + np.float32(partly) * (values - own) if partly < 1 else values
     return field
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Law:
+    """Which value of the reference belongs to each value of the mean, learned from some pixels of a large grid.
+
+    Attributes:
+        means: ascending, each once.
+        values: one for each of them.
+    """
+
+    means: NDArray[np.float32]
+    values: NDArray[np.float32]
+
+    @classmethod
+    def learned(cls, mean: NDArray[np.float32], reference: NDArray[np.float32]) -> Law | None:
+        """From pixels of both, same shape, NaN where unknown; None where no pixel is known in both.
+
+        Equal means get the mean of the values at their ranks: which of them is greater, only the whole grid could tell.
+        """
+        known = np.isfinite(mean) & np.isfinite(reference)
+        if not known.any():
+            return None
+        at = np.unique(np.linspace(0, np.count_nonzero(known) - 1, NODES).round().astype(int))
+        means, values = np.sort(mean[known])[at], np.sort(reference[known])[at]
+        each, which, count = np.unique(means, return_inverse=True, return_counts=True)
+        return cls(each, (np.bincount(which, values) / count).astype(np.float32))
+
+    def matched(self, mean: NDArray[np.float32], *, partly: float = 1.0) -> NDArray[np.float32]:
+        """Like :func:`matched`, linear between the values that were learned; NaN where the mean is."""
+        values = np.interp(mean, self.means, self.values).astype(np.float32)  # NaN stays NaN
+        return values if partly == 1 else np.asarray(mean + np.float32(partly) * (values - mean), np.float32)
 
 
 def _order(mean: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.uint64]:

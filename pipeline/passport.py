@@ -1,15 +1,15 @@
 """A published run against its passport: its files against the manifest, its pixels against what they were made of.
 
-The manifest says which model version, snapshot, settings and interval widths made a run. They are taken up once more
-and the forecast is made again: what comes out must be the stored files, byte for byte.
+The manifest says which model version, snapshot, settings, interval widths and yielded leads made a run. They are taken
+up once more and the forecast is made again: what comes out must be the stored files, byte for byte.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from importlib.metadata import version
@@ -24,19 +24,20 @@ from pipeline.catalog import read_run
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.cube import Cube, open_cube, store_of
+from pipeline.draft import Draft
 from pipeline.errors import CubecastError, ModelError, PublishError
-from pipeline.forecast import WIDTHS, Situation, make, outlet, record, widened
+from pipeline.forecast import FOLLOWED, FRAMES, WIDTHS, Situation, make, outlet, record, widened
 from pipeline.pieces import View
-from pipeline.predictor import Forecast
-from pipeline.raster import describe, read_dn, sha256, write_cog
-from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, iso, lead_tags, outlet_of, record_of, run_key
+from pipeline.publishing import drafting
+from pipeline.raster import Overviews, copy, describe, pairs, sha256
+from pipeline.record import MANIFEST, ModelRef, Outlet, RunRecord, iso, outlet_of, record_of, run_key
 from pipeline.rungs import Champion
 from pipeline.samples import sample
-from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
 from pipeline.shelf import PINNED
 from pipeline.specs import MotionSpec, SampleSpec
 from pipeline.stac import SHA2_256
 from pipeline.times import parse_time
+from pipeline.yielding import giving_way
 
 NETWORK = "network"  # source of a model that is registered
 
@@ -152,10 +153,10 @@ def verify(settings: Settings, path: Path, load: Loader) -> Passport:
     found, manifest = check_files(path), _manifest(path)
     found = replace(found, remarks=tuple(_remarks(manifest)))
     try:
-        again = _made_again(settings, manifest, load)
+        with _made_again(settings, manifest, load) as draft:
+            differences = tuple(_differences_of(draft, path, manifest["leads"]))
     except CubecastError as error:
         return replace(found, obstacles=(str(error),)).judged()
-    differences = tuple(again.differences(path, manifest["leads"]))
     return replace(found, rasters=2 * len(manifest["leads"]), differences=differences).judged()
 
 
@@ -219,47 +220,42 @@ def _remarks(manifest: Manifest) -> Iterator[str]:
         yield "it does not note its bands and their resolution, as older versions: those of the configuration are taken"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Again:
-    """A run made once more."""
-
-    run: RunRecord
-    outlet: Outlet
-    forecast: Forecast
-
-    def differences(self, path: Path, leads: list[Manifest]) -> Iterator[Difference]:
-        """Where the stored GeoTIFFs say something else; those that cannot be read are known as faults already."""
-        stored = stored_bands(self.outlet.bands, self.outlet.resolution)
-        for index, lead in enumerate(leads):
-            yield from self._of_sheet(path / lead["values"]["name"], value_sheet(self.forecast, index, stored), index)
-            quality = quality_sheet(self.forecast, index, self.run.cadence)
-            yield from self._of_sheet(path / lead["quality"]["name"], quality, index)
-
-    def _of_sheet(self, path: Path, sheet: Sheet, index: int) -> Iterator[Difference]:
-        tags = lead_tags(self.run, self.outlet, self.run.lead(index + 1))
-        with tempfile.TemporaryDirectory() as folder:
-            again = Path(folder) / path.name
-            options = {"nodata": sheet.nodata, "tags": tags, "overviews": sheet.overviews}
-            write_cog(again, sheet.data, self.outlet.grid, sheet.bands, **options)
-            if path.is_file() and sha256(path) != sha256(again):
-                yield from _differences(path, again, sheet)
+def _differences_of(draft: Draft, path: Path, leads: list[Manifest]) -> Iterator[Difference]:
+    """Where the stored GeoTIFFs say something else; those that cannot be read are known as faults already."""
+    for index, lead in enumerate(leads):
+        yield from _differences(path / lead["values"]["name"], draft.values(index), "average")
+        yield from _differences(path / lead["quality"]["name"], draft.quality(index), "nearest")
 
 
-def _differences(path: Path, again: Path, sheet: Sheet) -> Iterator[Difference]:
-    try:
-        stored = read_dn(path)
-    except RasterioError:
+def _differences(path: Path, plain: Path, overviews: Overviews) -> Iterator[Difference]:
+    again = plain.with_suffix(".again.tif")
+    copy(plain, again, overviews=overviews)
+    if path.is_file() and sha256(path) != sha256(again):
+        with suppress(RasterioError):
+            yield from _apart(path, again)
+    again.unlink()
+
+
+def _apart(path: Path, again: Path) -> Iterator[Difference]:
+    stored, made = describe(path), describe(again)
+    if (stored.grid.shape, stored.dtype, len(stored.bands)) != (made.grid.shape, made.dtype, len(made.bands)):
+        yield Difference(path.name, f"shape and type: {(len(stored.bands), *stored.grid.shape)} {stored.dtype}")
         return
-    if stored.shape != sheet.data.shape or stored.dtype != sheet.data.dtype:
-        yield Difference(path.name, f"shape and type: {stored.shape} {stored.dtype}")
-        return
-    for band, ours, theirs in zip(sheet.bands, sheet.data, stored, strict=True):
-        wrong = _unequal(ours, theirs)
-        if wrong.any():
-            largest = _largest(ours[wrong], theirs[wrong], sheet.nodata) * abs(band.scale)
-            yield Difference(path.name, band.name, int(wrong.sum()), wrong.size, largest, band.units)
-    if repr(describe(path)) != repr(describe(again)):  # repr: NaN equals no NaN
+    for number, band in enumerate(made.bands, start=1):
+        found = [_gap(theirs, ours, made.nodata) for theirs, ours in pairs(path, again, number)]
+        pixels = sum(count for count, _ in found)
+        if pixels:
+            largest = max(size for _, size in found) * abs(band.scale)
+            yield Difference(path.name, band.name, pixels, math.prod(made.grid.shape), largest, band.units)
+    if repr(stored) != repr(made):  # repr: NaN equals no NaN
         yield Difference(path.name, "names, units, scales, grid or tags")
+
+
+def _gap(theirs: NDArray, ours: NDArray, nodata: float | None) -> tuple[int, float]:
+    """How many pixels differ, and by how many DN at most where both are values."""
+    wrong = _unequal(ours, theirs)
+    largest = _largest(ours[wrong], theirs[wrong], nodata) if wrong.any() else 0.0
+    return int(wrong.sum()), largest
 
 
 def _unequal(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
@@ -267,14 +263,15 @@ def _unequal(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
     return apart & ~(np.isnan(one) & np.isnan(other)) if one.dtype.kind == "f" else apart
 
 
-def _largest(one: NDArray, other: NDArray, nodata: float) -> float:
+def _largest(one: NDArray, other: NDArray, nodata: float | None) -> float:
     """Greatest difference of two DN that are both values."""
     both = (one != nodata) & (other != nodata)
     apart = np.abs(one[both].astype(np.float64) - other[both])
     return float(np.nanmax(apart)) if np.isfinite(apart).any() else 0.0
 
 
-def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
+@contextmanager
+def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> Iterator[Draft]:
     """The run's forecast, from what its manifest names.
 
     Raises:
@@ -282,7 +279,7 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
     """
     with _understood():
         run = record_of(manifest)
-        out = outlet_of(manifest, settings.paths.forecasts) if "outlet" in manifest else outlet(settings)
+        out = _outlet(manifest, settings)
     cube = open_cube(store_of(settings), snapshot=run.snapshot)
     specification = json.loads(run.specification)
     with _understood():
@@ -292,8 +289,19 @@ def _made_again(settings: Settings, manifest: Manifest, load: Loader) -> _Again:
     _refuse_other(record(then, champion, situation, told), run)
     if champion is not None and WIDTHS in specification:
         champion = widened(champion, np.array(specification[WIDTHS]), out.bands)
+    if champion is not None:
+        champion = giving_way(then, champion, run)
     view = View(situation.cube, situation.sample, then.samples, told)
-    return _Again(run, out, make(then, champion, view)[0])
+    with drafting(run, out) as draft:
+        make(then, champion, view, draft, draft.folder)
+        yield draft
+
+
+def _outlet(manifest: Manifest, settings: Settings) -> Outlet:
+    """The run's; one that does not note it is from before there were probabilities."""
+    if "outlet" in manifest:
+        return outlet_of(manifest, settings.paths.forecasts)
+    return replace(outlet(settings), probabilities={})
 
 
 @contextmanager
@@ -312,13 +320,14 @@ def _as_then(settings: Settings, specification: Manifest, out: Outlet, cube: Cub
     """Settings as the run had them; bands that were not forecast are those of the cube."""
     spoken = {band.name: band for band in out.bands}
     bands = tuple(spoken.get(one.name) or one.model_copy(update={"forecast": False}) for one in cube.layout.bands)
+    then = {"tile": specification["tile"], "climatology_frames": specification.get(FRAMES, 0)}
     update = {
         "bands": bands,
         "grid": cube.layout.grid_spec,
         "axis": cube.layout.axis_spec,
         "samples": SampleSpec.model_validate(specification["samples"]),
         "motion": MotionSpec.model_validate(specification["motion"]),
-        "forecast": settings.forecast.model_copy(update={"tile": specification["tile"]}),
+        "forecast": settings.forecast.model_copy(update=then),
     }
     return cast("Settings", settings.model_copy(update=update))
 
@@ -331,13 +340,13 @@ def _situation(specification: Manifest, run: RunRecord, cube: Cube) -> Situation
 
 
 def _refuse_other(again: RunRecord, run: RunRecord) -> None:
-    """What would be made now is this run, whatever cubecast makes it and whatever its interval widths followed.
+    """What would be made now is this run, whatever cubecast makes it and whatever scores it followed.
 
     Raises:
         ModelError: it is not.
     """
     ours, theirs = ({**asdict(one), **json.loads(one.specification)} for one in (again, run))
-    apart = {"specification", "code_version", WIDTHS}
+    apart = {"specification", "code_version", *FOLLOWED}
     names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     other = [name for name in names if name not in apart]
     if other:

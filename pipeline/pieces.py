@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,12 +115,18 @@ def _span(start: int, side: int, length: int, step: int) -> tuple[int, int]:
     return first, first + side
 
 
-def follow(view: View, spec: MotionSpec) -> Trajectories:
-    """Trajectories of the whole frame, of all times that a run needs; of a large frame from pixels taken together."""
+def follow(view: View, spec: MotionSpec, folder: Path | None = None) -> Trajectories:
+    """Trajectories of the whole frame, of all times that a run needs; of a large frame from pixels taken together.
+
+    Args:
+        view: what the run sees.
+        spec: how motion is estimated.
+        folder: where they are kept; None: in memory.
+    """
     step = math.ceil(math.sqrt(math.prod(view.shape) / FLOW_PIXELS))
     values, ages = _reduced(view, spec.band - 1, step)
     motion = estimate(values, np.isfinite(values), ages, _coarse(spec, step))
-    found = Trajectories(motion, view.shape, view.whole, step)
+    found = Trajectories(motion, view.shape, view.whole, step, folder)
     found.follow(times(ages, view.spec.horizon))
     return found
 

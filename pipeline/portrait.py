@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import floor, log10
 from pathlib import Path
 from textwrap import wrap
@@ -16,11 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from pipeline.episode import NO_UNITS, Episode, number
+from pipeline.episode import NO_UNITS, Episode, number, span
 from pipeline.grid import pixel_size
 from pipeline.page import BAR, BAR_LABELS, HEADING, INK, MISSING, QUIET, TITLE, Block, Box, Look, Page, fitting
 from pipeline.picture import panel_size, value_look, width_look
@@ -39,7 +40,21 @@ RUNGS: Final = {
     Source.PERSISTENCE: "#d55e00",
     Source.CLIMATOLOGY: "#cc79a7",
 }
+CHANCE_LOOK = Look("Reds", 0.0, 1.0)
 RUNG_LOOK = Look(ListedColormap(list(RUNGS.values())), 0.5, len(RUNGS) + 0.5)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Likelihood:
+    """How likely an event is.
+
+    Attributes:
+        event: in words, like "at least 5 mm".
+        layers: ``(lead, y, x)``, from 0 to 1; NaN where nothing is known.
+    """
+
+    event: str
+    layers: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +67,8 @@ class Portrait:
         grid: where it lies.
         created: when it was published.
         snapshot: commit of the cube that it saw.
+        useful: minutes ahead to which forecasts like it had been better than persistence; None: not known.
+        likelihood: of one event; None where the run has no probabilities.
     """
 
     episode: Episode
@@ -59,6 +76,8 @@ class Portrait:
     grid: GeoBox
     created: datetime
     snapshot: str
+    useful: int | None = None
+    likelihood: Likelihood | None = None
 
 
 def write_portrait(path: Path, portrait: Portrait) -> None:
@@ -75,20 +94,23 @@ def draw(portrait: Portrait) -> Figure:
     """The page as a figure.
 
     Shown are the newest frame seen and :data:`LEADS_SHOWN` leads from the first to the last: their values, the widths
-    of their intervals where there are any, and what made each pixel.
+    of their intervals and the probability of an event where there are any, and what made each pixel.
     """
     episode, panel = portrait.episode, panel_size(portrait.episode.grid_shape)
     leads, looks = episode.spread_leads(LEADS_SHOWN), Looks.of(episode, episode.spread_leads(LEADS_SHOWN))
     values = Block(_MARGIN, _HEADER, 1, 1 + len(leads), panel)
     left = values.cell(0, 1).left
     widths = Block(left, values.bottom, 1, len(leads), panel)
-    rungs = Block(left, widths.bottom if episode.interval is not None else values.bottom, 1, len(leads), panel)
+    likely = Block(left, widths.bottom if episode.interval is not None else values.bottom, 1, len(leads), panel)
+    rungs = Block(left, likely.top if portrait.likelihood is None else likely.bottom, 1, len(leads), panel)
     footer = credit(episode, values.right)
     page = Page.blank(values.right, rungs.bottom + 0.35 + _LINE * len(footer))
     write_header(page, portrait)
     _draw_values(page, values, portrait, leads, looks.values)
     if episode.interval is not None:
         _draw_widths(page, widths, episode, leads, looks.widths)
+    if portrait.likelihood is not None:
+        _draw_likelihood(page, likely, portrait.likelihood, leads)
     _draw_rungs(page, rungs, portrait, leads)
     beside = Box(_MARGIN, values.bottom + HEADING + TITLE, panel[0], rungs.bottom - values.bottom)
     _write_facts(page, beside, portrait)
@@ -163,6 +185,16 @@ def _draw_widths(page: Page, block: Block, episode: Episode, leads: Sequence[int
     page.bar(block.bar(), look, episode.labelled("width"))
 
 
+def _draw_likelihood(page: Page, block: Block, likelihood: Likelihood, leads: Sequence[int]) -> None:
+    page.heading(block, "How likely", likelihood.event)
+    for column, lead in enumerate(leads):
+        layer = likelihood.layers[lead - 1]
+        known = layer[np.isfinite(layer)]
+        title = f"mean {known.mean():.1%}, at most {known.max():.0%}" if known.size else "nothing is known"
+        page.panel(block.cell(0, column), layer, CHANCE_LOOK, title)
+    page.bar(block.bar(), CHANCE_LOOK, "probability", format=PercentFormatter(1, 0))
+
+
 def _with_units(value: float, units: str) -> str:
     return number(value) if units in NO_UNITS else f"{number(value)} {units}"
 
@@ -201,6 +233,7 @@ def _write_facts(page: Page, box: Box, portrait: Portrait) -> None:
         f"published {_when(portrait.created)}",
         f"cube {portrait.snapshot}",
         "all times UTC",
+        *([] if portrait.useful is None else [f"useful so far to {span(timedelta(minutes=portrait.useful))}"]),
     ]
     size = min(fitting(line, 9.5, box.width) for line in lines)
     for index, line in enumerate(lines):

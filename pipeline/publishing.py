@@ -6,7 +6,8 @@ A killed publish leaves nothing but a hidden staging folder or, in a bucket, fil
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,22 +17,22 @@ import numpy as np
 
 from pipeline import durable
 from pipeline.catalog import SCHEMA_VERSION, as_json, manifest, open_run, refresh
+from pipeline.chances import chances
+from pipeline.draft import Draft
 from pipeline.errors import PublishError
 from pipeline.predictor import Forecast
-from pipeline.raster import describe, read_dn, sha256, write_cog
+from pipeline.raster import Overviews, copy, describe, same_pixels, sha256
 from pipeline.record import (
     MANIFEST,
     Outlet,
     RunRecord,
     grid_facts,
     iso,
-    lead_tags,
     outlet_facts,
     run_folder,
     run_key,
     run_name,
 )
-from pipeline.sheets import Sheet, quality_sheet, stored_bands, value_sheet
 from pipeline.shelf import LEFTOVERS, Shelf, shelf_at, staging, sweep
 from pipeline.stac import RasterFile, StoredFile, iso_duration, lead_item
 
@@ -39,7 +40,7 @@ Checks = Mapping[str, str | float | bool]
 
 
 def publish(
-    forecast: Forecast,
+    forecast: Forecast | Draft,
     run: RunRecord,
     outlet: Outlet,
     checks: Checks,
@@ -50,7 +51,7 @@ def publish(
     """Publishes one run, whole or not at all; the same run again changes nothing.
 
     Args:
-        forecast: of one init time, on ``outlet.grid``.
+        forecast: of one init time, on ``outlet.grid``; or a draft of this run.
         run: what it was made of.
         outlet: where and in which form it comes out.
         checks: what it was checked for; False and numbers that are not finite are failures, texts are remarks.
@@ -67,18 +68,37 @@ def publish(
     there = published(run, outlet)
     if there is not None:
         return there
-    _refuse_faults(forecast, run, outlet, checks)
+    _refuse_faults(checks)
     sweep(outlet.root, LEFTOVERS)
-    with staging(outlet.root, run_key(run, outlet)) as stage:
-        leads = [_write_lead(stage, forecast, run, outlet, index) for index in range(forecast.values.shape[1])]
+    with _drafted(forecast, run, outlet) as draft, staging(outlet.root, run_key(run, outlet)) as stage:
+        _refuse_bad_leads(draft)
+        leads = [_write_lead(stage, draft, index) for index in range(len(draft.leads))]
         made = {
             "created": iso(created or datetime.now(UTC)),
             "checks": {name: _plain(value) for name, value in checks.items()},
         }
-        facts = {**(remarks or {}), **_manifest(forecast, run, outlet, leads), **made}
+        facts = {**(remarks or {}), **_manifest(draft, leads), **made}
         (stage / MANIFEST).write_text(as_json(facts), encoding="utf-8")
         durable.sync_tree(stage)
         return _show(run, outlet, stage)
+
+
+@contextmanager
+def drafting(run: RunRecord, outlet: Outlet) -> Iterator[Draft]:
+    """An empty draft of a run, gone at the end."""
+    with staging(outlet.root, f"{run_key(run, outlet)}-draft") as folder:
+        yield Draft(folder, run, outlet)
+
+
+@contextmanager
+def _drafted(forecast: Forecast | Draft, run: RunRecord, outlet: Outlet) -> Iterator[Draft]:
+    if isinstance(forecast, Draft):
+        yield forecast
+        return
+    _refuse_misfits(forecast, outlet)
+    with drafting(run, outlet) as draft:
+        draft.put_whole(forecast)
+        yield draft
 
 
 def published(run: RunRecord, outlet: Outlet) -> Path | None:
@@ -92,8 +112,8 @@ def published(run: RunRecord, outlet: Outlet) -> Path | None:
     return _show(run, outlet)
 
 
-def published_alike(run: RunRecord, outlet: Outlet, *, but: str) -> Path | None:
-    """Folder of a run that is made of the same, whatever its specification says under ``but``; None where none is.
+def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> Path | None:
+    """Folder of a run that is made of the same, whatever its specification says under the names ``but``, or None.
 
     Raises:
         WithdrawnError: it was withdrawn.
@@ -104,18 +124,21 @@ def published_alike(run: RunRecord, outlet: Outlet, *, but: str) -> Path | None:
     for facts in filter(None, (manifest(shelf, entry.name) for entry in entries)):
         specification = facts["specification"]
         then = replace(run, specification=json.dumps(specification, sort_keys=True))
-        same = {name: value for name, value in specification.items() if name != but} == own
+        same = {name: value for name, value in specification.items() if name not in but} == own
         if same and run_key(then, outlet) == facts["run_key"]:
             return published(then, outlet)
     return None
 
 
-def _refuse_faults(forecast: Forecast, run: RunRecord, outlet: Outlet, checks: Checks) -> None:
+def _refuse_faults(checks: Checks) -> None:
     failed = {name: value for name, value in checks.items() if _is_failure(value)}
     if failed:
         found = ", ".join(f"{name} = {value}" for name, value in failed.items())
         msg = f"a run is published when every check holds, found {found}. Mend the cause and forecast again"
         raise PublishError(msg)
+
+
+def _refuse_misfits(forecast: Forecast, outlet: Outlet) -> None:
     expected = (1, *outlet.grid.shape, len(outlet.bands))
     shape = forecast.values.shape
     if (shape[0], *shape[3:]) != expected:
@@ -124,21 +147,18 @@ def _refuse_faults(forecast: Forecast, run: RunRecord, outlet: Outlet, checks: C
             f"found {(shape[0], *shape[3:])}. Publish with the grid and the bands that the forecast was made with"
         )
         raise PublishError(msg)
-    _refuse_bad_leads(forecast, run)
 
 
-def _refuse_bad_leads(forecast: Forecast, run: RunRecord) -> None:
-    for index, values in enumerate(forecast.values[0]):
-        name = f"{run.lead(index + 1).minutes} minutes ahead"
-        if np.isnan(values).all():
+def _refuse_bad_leads(draft: Draft) -> None:
+    for lead, (low, high) in zip(draft.leads, draft.ends, strict=True):
+        name = f"{lead.minutes} minutes ahead"
+        if np.isnan(low):
             msg = (
                 f"every lead has at least one value, found none {name}. Look at the run's inputs: are they all missing?"
             )
             raise PublishError(msg)
-        if np.isinf(values).any():
-            msg = (
-                f"values are finite or NaN, found {int(np.isinf(values).sum())} infinite ones {name}. Look at the model"
-            )
+        if np.isinf((low, high)).any():
+            msg = f"values are finite or NaN, found infinite ones {name}, from {low:g} to {high:g}. Look at the model"
             raise PublishError(msg)
 
 
@@ -148,17 +168,13 @@ def _is_failure(value: str | float | bool) -> bool:
     return not value if isinstance(value, bool | np.bool_) else not np.isfinite(value)
 
 
-def _write_lead(stage: Path, forecast: Forecast, run: RunRecord, outlet: Outlet, index: int) -> dict[str, Any]:
+def _write_lead(stage: Path, draft: Draft, index: int) -> dict[str, Any]:
     """Writes the three files of the lead at ``index``; returns its part of the manifest."""
-    lead = run.lead(index + 1)
-    tags = lead_tags(run, outlet, lead)
-    shown = value_sheet(forecast, index, stored_bands(outlet.bands, outlet.resolution))
-    values = _write_sheet(stage / f"{lead.name}.tif", shown, outlet, tags)
-    quality = _write_sheet(
-        stage / f"{lead.name}-quality.tif", quality_sheet(forecast, index, run.cadence), outlet, tags
-    )
+    lead = draft.leads[index]
+    values = _write(draft.values(index), stage, "average")
+    quality = _write(draft.quality(index), stage, "nearest")
     item = stage / f"{lead.name}.json"
-    item.write_text(as_json(lead_item(run, outlet, lead, values, quality)), encoding="utf-8")
+    item.write_text(as_json(lead_item(draft.run, draft.outlet, lead, values, quality)), encoding="utf-8")
     return {
         "lead_minutes": lead.minutes,
         "valid_time": iso(lead.valid_time),
@@ -168,11 +184,12 @@ def _write_lead(stage: Path, forecast: Forecast, run: RunRecord, outlet: Outlet,
     }
 
 
-def _write_sheet(path: Path, sheet: Sheet, outlet: Outlet, tags: Mapping[str, str]) -> RasterFile:
+def _write(source: Path, stage: Path, overviews: Overviews) -> RasterFile:
     """Writes a GeoTIFF and reads every pixel back: a full disk shows up here, not at the reader's."""
-    write_cog(path, sheet.data, outlet.grid, sheet.bands, nodata=sheet.nodata, tags=tags, overviews=sheet.overviews)
-    if not np.array_equal(read_dn(path), sheet.data, equal_nan=sheet.data.dtype.kind == "f"):
-        msg = f"a file reads back as it was written, but {path.name} does not. Look at the disk under {outlet.root}"
+    path = stage / source.name
+    copy(source, path, overviews=overviews)
+    if not same_pixels(source, path):
+        msg = f"a file reads back as it was written, but {path.name} does not. Look at the disk under {stage.parent}"
         raise PublishError(msg)
     return RasterFile(_stored(path), describe(path))
 
@@ -181,7 +198,8 @@ def _stored(path: Path) -> StoredFile:
     return StoredFile(path.name, sha256(path), path.stat().st_size)
 
 
-def _manifest(forecast: Forecast, run: RunRecord, outlet: Outlet, leads: list[dict[str, Any]]) -> dict[str, Any]:
+def _manifest(draft: Draft, leads: list[dict[str, Any]]) -> dict[str, Any]:
+    run, outlet = draft.run, draft.outlet
     return {
         "schema_version": SCHEMA_VERSION,
         "product": outlet.product.name,
@@ -195,8 +213,9 @@ def _manifest(forecast: Forecast, run: RunRecord, outlet: Outlet, leads: list[di
         "specification": json.loads(run.specification),
         "grid": grid_facts(outlet.grid),
         "outlet": outlet_facts(outlet),
-        "quantities": list(forecast.quantities),
+        "quantities": list(draft.quantities),
         "bands": [band.name for band in outlet.bands],
+        "probabilities": [asdict(one) for one in chances(outlet.bands, outlet.probabilities, draft.quantities)],
         "leads": leads,
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import rasterio
@@ -17,11 +17,17 @@ from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window as RasterWindow
 
+from pipeline.grid import tiles
 from pipeline.quality import missing
 from pipeline.specs import BandSpec
 
 Overviews = Literal["average", "nearest"]
+
+TILE = 1024  # px, side of what is compared at once
+CACHE = 128  # MB for GDAL's blocks, which would else take 5 % of the machine's memory
+PLAIN = {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "band", "BIGTIFF": "IF_SAFER"}
 
 # Deflate is the one codec besides LZW that every GeoTIFF reader knows; one thread writes the same bytes as many.
 COG_OPTIONS = {"driver": "COG", "compress": "DEFLATE", "level": 4, "predictor": "YES", "blocksize": 256}
@@ -112,6 +118,69 @@ def write_cog(  # noqa: PLR0913 - the last three are options, by keyword only
         rasterio.shutil.copy(dataset, path, overview_resampling=overviews.upper(), **COG_OPTIONS)
 
 
+def create_plain(
+    path: Path,
+    dtype: np.dtype,
+    grid: GeoBox,
+    bands: Sequence[RasterBand],
+    *,
+    nodata: float | None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """A GeoTIFF of nothing but missing pixels, not compressed: to be written to in pieces, and copied by :func:`copy`.
+
+    Args:
+        path: file to write.
+        dtype: of all bands.
+        grid: CRS, transform and shape.
+        bands: one for each layer.
+        nodata: DN of a missing pixel.
+        tags: dataset tags.
+    """
+    shape = {"height": grid.shape[0], "width": grid.shape[1], "count": len(bands), "dtype": dtype}
+    place = {"crs": _crs(grid), "transform": grid.transform, "nodata": nodata}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place, **PLAIN) as dataset:
+        _describe(dataset, bands)
+        dataset.update_tags(**(tags or {}))
+
+
+@contextmanager
+def plain(path: Path, mode: Literal["r", "r+"] = "r") -> Iterator[Any]:
+    """A file of :func:`create_plain`, opened, in little memory."""
+    with (
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_CACHEMAX=CACHE),
+        rasterio.open(path, mode, driver="GTiff", sharing=False) as dataset,
+    ):
+        yield dataset
+
+
+def copy(source: Path, path: Path, *, overviews: Overviews = "average") -> None:
+    """A GeoTIFF as a Cloud-Optimised one, see :func:`write_cog`; memory does not grow with the grid."""
+    with plain(source) as dataset:
+        rasterio.shutil.copy(dataset, path, overview_resampling=overviews.upper(), **COG_OPTIONS)
+
+
+def same_pixels(one: Path, other: Path) -> bool:
+    """Whether two GeoTIFFs of the same shape and bands hold the same DN everywhere.
+
+    Raises:
+        rasterio.errors.RasterioError: a block cannot be decoded.
+    """
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs(one, other))
+
+
+def pairs(one: Path, other: Path, band: int | None = None) -> Iterator[tuple[NDArray, NDArray]]:
+    """The same windows of two GeoTIFFs of the same shape, DN; of one band, counted from 1, or of all.
+
+    Raises:
+        rasterio.errors.RasterioError: a block cannot be decoded.
+    """
+    with plain(one) as first, plain(other) as second:
+        for window in tiles(first.shape, TILE):
+            at = RasterWindow.from_slices(*window.slices)
+            yield first.read(band, window=at), second.read(band, window=at)
+
+
 def read_dn(path: Path) -> NDArray:
     """Every pixel of a GeoTIFF as stored: ``(band, y, x)``, DN.
 
@@ -122,11 +191,17 @@ def read_dn(path: Path) -> NDArray:
         return dataset.read()
 
 
-def read_physical(path: Path) -> NDArray[np.float32]:
-    """Every pixel of a GeoTIFF in the units of its bands: ``(band, y, x)``, NaN where missing."""
+def read_physical(path: Path, places: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """Every pixel of a GeoTIFF in the units of its bands: ``(band, y, x)``, NaN where missing.
+
+    Args:
+        path: the file.
+        places: of the bands to read, from 0; all, unless given.
+    """
     with _opened(path) as dataset:
-        layers = dataset.read(masked=True)
-        scales, offsets = dataset.scales, dataset.offsets
+        read = range(dataset.count) if places is None else places
+        layers = dataset.read([place + 1 for place in read], masked=True)
+        scales, offsets = ([every[place] for place in read] for every in (dataset.scales, dataset.offsets))
     absent = np.ma.getmaskarray(layers)
     return np.stack([_physical(layers.data[i], absent[i], scale, offsets[i]) for i, scale in enumerate(scales)])
 
@@ -195,11 +270,15 @@ def _memory_dataset(data: NDArray, grid: GeoBox, nodata: float | None) -> Iterat
         height=data.shape[1],
         width=data.shape[2],
         dtype=data.dtype,
-        crs=None if grid.crs is None else CRS.from_wkt(grid.crs.to_wkt()),
+        crs=_crs(grid),
         transform=grid.transform,
         nodata=nodata,
     ) as dataset:
         yield dataset
+
+
+def _crs(grid: GeoBox) -> CRS | None:
+    return None if grid.crs is None else CRS.from_wkt(grid.crs.to_wkt())
 
 
 def _describe(dataset: DatasetWriter, bands: Sequence[RasterBand]) -> None:

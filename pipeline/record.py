@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.times import minutes, parse_time, stamp
 
 MANIFEST = "run.json"
 KEY_LENGTH = 12
+YIELDED = "yielded"  # in a specification: ``[lead in minutes, band]`` where the run says what extrapolation says
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,11 @@ class ModelRef:
     name: str
     version: str
     source: str
+
+    @property
+    def full_name(self) -> str:
+        """Name and version, as scores call it."""
+        return f"{self.name} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,11 @@ class RunRecord:
             msg = f"the specification of a run is JSON, found {self.specification[:60]!r}: {error}"
             raise ValueError(msg) from None
 
+    @property
+    def yielded(self) -> tuple[tuple[int, str], ...]:
+        """Leads (minutes) and bands where the run says what extrapolation says."""
+        return yielded_of(json.loads(self.specification))
+
     def lead(self, number: int) -> Lead:
         """Lead ``number``, from 1."""
         return Lead(minutes(number * self.cadence), self.init + number * self.cadence)
@@ -99,6 +111,7 @@ class Outlet:
         root: folder of this machine where runs are made, and published unless there is a bucket.
         resolution: of the stored values, as the scenes' or finer.
         bucket: where runs are published instead.
+        probabilities: thresholds by band whose probabilities are stored, where the forecast has quantiles.
     """
 
     product: ProductSpec
@@ -107,6 +120,7 @@ class Outlet:
     root: Path
     resolution: Resolution = "fine"
     bucket: Bucket | None = None
+    probabilities: Mapping[str, Sequence[float]] = field(default_factory=dict, hash=False)
 
     @property
     def place(self) -> Location:
@@ -127,6 +141,7 @@ def run_key(run: RunRecord, outlet: Outlet) -> str:
         "bands": [band.model_dump() for band in outlet.bands],
         "grid": grid_facts(outlet.grid),
         "resolution": outlet.resolution,
+        **_probabilities(outlet),
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
@@ -154,7 +169,14 @@ def outlet_facts(outlet: Outlet) -> dict[str, Any]:
         "product": outlet.product.model_dump(mode="json"),
         "bands": [band.to_json() for band in outlet.bands],
         "resolution": outlet.resolution,
+        **_probabilities(outlet),
     }
+
+
+def _probabilities(outlet: Outlet) -> dict[str, Any]:
+    """Nothing where none are asked for, as in runs from before there were any: their keys stay what they are."""
+    asked = {band: list(thresholds) for band, thresholds in outlet.probabilities.items()}
+    return {"probabilities": asked} if asked else {}
 
 
 def outlet_of(manifest: dict[str, Any], root: Path) -> Outlet:
@@ -170,6 +192,7 @@ def outlet_of(manifest: dict[str, Any], root: Path) -> Outlet:
         geobox(grid["crs"], tuple(grid["transform"]), tuple(grid["shape"])),
         root,
         facts["resolution"],
+        probabilities={band: tuple(values) for band, values in facts.get("probabilities", {}).items()},
     )
 
 
@@ -184,6 +207,11 @@ def record_of(manifest: dict[str, Any]) -> RunRecord:
         specification=json.dumps(manifest["specification"], sort_keys=True),
         code_version=manifest["code_version"],
     )
+
+
+def yielded_of(specification: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+    """Leads (minutes) and bands that a specification yields to extrapolation."""
+    return tuple((int(lead), str(band)) for lead, band in specification.get(YIELDED, ()))
 
 
 def iso(time: datetime) -> str:
@@ -202,6 +230,7 @@ def lead_tags(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, str]:
     The baseline TIFF tags (TIFF 6.0, section 8) are those that programs show without being asked.
     """
     product = outlet.product
+    given = [band for minutes, band in run.yielded if minutes == lead.minutes]
     return {
         "product": product.name,
         "init_time": iso(run.init),
@@ -219,4 +248,5 @@ def lead_tags(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, str]:
         "TIFFTAG_SOFTWARE": f"cubecast {run.code_version}",
         "TIFFTAG_COPYRIGHT": product.attribution or product.licence,
         "TIFFTAG_IMAGEDESCRIPTION": product.title or product.name,
+        **({YIELDED: " ".join(given)} if given else {}),
     }

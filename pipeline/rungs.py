@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.config import Settings
@@ -61,6 +63,7 @@ class Champion:
         matched: how far its mean gets the distribution of the newest frame, as the quantity ``matched``; None: not.
         bands: which bands of the context it forecasts, counted from 0; needed where ``matched`` is given.
         doubt: bounds for what fills in where it says nothing; None: intervals there have no width.
+        validation: what held-out truths showed of its intervals, see :class:`pipeline.proof.Proof`; None: not known.
     """
 
     still: Predictor
@@ -71,6 +74,11 @@ class Champion:
     matched: float | None = None
     bands: tuple[int, ...] = ()
     doubt: Doubt | None = None
+    validation: Mapping[str, Any] | None = None
+
+    def doubtful(self, below: Forecast) -> Forecast:
+        """What a lower rung says, with the bounds that fill in where this model says nothing."""
+        return below if self.doubt is None else self.doubt.of(below)
 
     @property
     def predictor(self) -> Predictor:
@@ -88,6 +96,17 @@ class Champion:
             trajectories: of the window, followed over the whole frame; none: estimated from the context.
         """
         return self.still if self.motion is None else Advected(self.still, self.motion, trajectories)
+
+
+def remarks(champion: Champion | None, why: str) -> dict[str, Any]:
+    """What a manifest says of the rung that a run stands on, beside what decides its bytes.
+
+    Args:
+        champion: the model that it is made with; None: extrapolation.
+        why: it is not what MLflow has as champion; empty where it is, or where there is none.
+    """
+    rung = {"rung": {"wanted": "network", "why": why}} if why else {}
+    return rung if champion is None or champion.validation is None else rung | {"validation": champion.validation}
 
 
 def forecast_bands(settings: Settings) -> tuple[int, ...]:
@@ -114,7 +133,7 @@ def baselines(
 def ladder(settings: Settings, champion: Champion | None) -> Predictor:
     """The champion where it knows something, extrapolation elsewhere, persistence where that fails too.
 
-    For contexts of whole grids; :mod:`pipeline.forecast` makes the same piece by piece.
+    For contexts of whole grids; :mod:`pipeline.forecast` makes the same piece by piece, and fills in climatology.
     """
     below = baselines(settings)["extrapolation"]
     if champion is None:

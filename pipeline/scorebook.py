@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from pipeline import durable
@@ -34,8 +35,10 @@ class Score:
             predictor gives none.
         held: part of them by randomised PIT (:attr:`pipeline.coverage.Coverage.randomised`), which stays nominal where
             much lies exactly at the floor; None where the predictor gives no interval. Of pixels that a network
-            forecast: those that the ladder filled have no interval.
+            forecast, or gave its interval to: those that the ladder filled have none.
         promised: part that the interval promises to hold; None where there is none.
+        yielded: whether what was published is the extrapolation, because the network had done worse: it says nothing of
+            the network.
     """
 
     lead_minutes: int
@@ -47,6 +50,7 @@ class Score:
     covered: int | None = None
     held: float | None = None
     promised: float | None = None
+    yielded: bool = False
 
     @property
     def missed(self) -> float | None:
@@ -99,6 +103,13 @@ def save(path: Path, scores: RunScores) -> None:
 def book(folder: Path) -> Iterator[RunScores]:
     """All runs that have been scored, oldest init time first."""
     return (found for path in sorted(folder.glob("*.json")) if (found := load(path)) is not None)
+
+
+def recent(folder: Path, model: str, init: datetime, count: int) -> list[RunScores]:
+    """The newest runs of a model (name and version) before an init time, oldest first; older files are not read."""
+    before = sorted(path for path in folder.glob("*.json") if path.name < stamp(init))
+    runs = (found for path in reversed(before) if (found := load(path)) is not None and found.model == model)
+    return list(islice(runs, count))[::-1]
 
 
 def card_page(path: Path) -> Path:

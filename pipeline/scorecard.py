@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from pipeline.brier import ChanceSums
 from pipeline.consistency import RevisionSums
 from pipeline.events import EventSums
 from pipeline.metrics import Moments
@@ -23,6 +24,8 @@ PARTS: Final[dict[str, type[Sums]]] = {
     "spectrum": SpectrumSums,
     "quantiles": QuantileSums,
     "reliability": QuantileSums,
+    "chances": ChanceSums,
+    "trust": ChanceSums,
     "revisions": RevisionSums,
 }
 
@@ -42,6 +45,8 @@ class Card:
         spectrum: of the mean.
         quantiles: of all pixels that count, so that their CRPS stands beside the errors.
         reliability: of those that a network forecast: others have no interval.
+        chances: of all pixels that count.
+        trust: of those that a network forecast: others have probabilities of 0 and 1 alone.
         revisions: of the median, or the mean, against the runs before.
     """
 
@@ -55,6 +60,8 @@ class Card:
     spectrum: SpectrumSums | None = None
     quantiles: QuantileSums | None = None
     reliability: QuantileSums | None = None
+    chances: ChanceSums | None = None
+    trust: ChanceSums | None = None
     revisions: RevisionSums | None = None
 
     @classmethod

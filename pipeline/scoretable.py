@@ -39,6 +39,42 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BinRow:
+    """Reliability of the probabilities in one bin, over the pixels that a network forecast.
+
+    Attributes:
+        pixels: how many have a probability in the bin.
+        said: their mean probability.
+        came: how often the event came.
+    """
+
+    pixels: int
+    said: Number
+    came: Number
+
+
+@dataclass(frozen=True, slots=True)
+class ChanceRow:
+    """Scores of the probabilities of one event.
+
+    Attributes:
+        threshold: in the unit of the band.
+        below: whether the event lies below it.
+        brier: Brier score, 0 at best.
+        skill: against the frequency of the event said everywhere, 1 at best.
+        frequency: how often the event came.
+        reliability: by bin, from the lowest probabilities to the highest.
+    """
+
+    threshold: float
+    below: bool
+    brier: Number
+    skill: Number
+    frequency: Number
+    reliability: tuple[BinRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LevelRow:
     """Reliability of one quantile: its level lies between the parts of the truth below it, and below it or at it."""
 
@@ -80,6 +116,7 @@ class ScoreRow:
         events: by threshold.
         reliability: by level.
         spectrum: part of the truth's variance that the forecast has, by the longest wavelength of an octave, pixels.
+        chances: of probabilities, by threshold.
     """
 
     lead_minutes: int
@@ -101,6 +138,7 @@ class ScoreRow:
     events: tuple[EventRow, ...]
     reliability: tuple[LevelRow, ...]
     spectrum: dict[int, Number]
+    chances: tuple[ChanceRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +215,7 @@ def _row(band: BandSpec, name: str, runs: Runs, wish: VerificationSpec) -> Score
         events=tuple(_events(card)),
         reliability=tuple(_levels(card)),
         spectrum=_spectrum(card),
+        chances=tuple(_chances(card)),
     )
 
 
@@ -199,6 +238,17 @@ def _events(card: Card) -> Iterator[EventRow]:
         fss = {} if fractions is None else dict(zip(fractions.scales, map(_number, fractions.fss[index]), strict=True))
         csi, pod, far = map(_number, each)
         yield EventRow(threshold, card.events.below[0], csi, pod, far, fss)
+
+
+def _chances(card: Card) -> Iterator[ChanceRow]:
+    if card.chances is None or card.trust is None:
+        return
+    whole, own = card.chances, card.trust
+    for index, threshold in enumerate(whole.thresholds):
+        numbers = (_number(part[index]) for part in (whole.brier, whole.skill, whole.frequency))
+        pixels, pairs = own.pixels[index], own.reliability[index]
+        bins = (BinRow(int(n), _number(s), _number(c)) for n, (s, c) in zip(pixels, pairs, strict=True))
+        yield ChanceRow(threshold, whole.below[0], *numbers, reliability=tuple(bins))
 
 
 def _levels(card: Card) -> Iterator[LevelRow]:

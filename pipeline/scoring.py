@@ -16,10 +16,11 @@ from pipeline.consistency import RevisionSums
 from pipeline.coverage import Coverage
 from pipeline.cube import Cube
 from pipeline.evaluation import counted
-from pipeline.marking import Layers, mark, mark_quantiles
+from pipeline.events import Events
+from pipeline.marking import Layers, mark, mark_chances, mark_quantiles
 from pipeline.metrics import ErrorSums
 from pipeline.pairs import Pair, bound_levels, with_interval
-from pipeline.predictor import MEAN, MEDIAN, Context, Forecast
+from pipeline.predictor import MEAN, MEDIAN, Context, Forecast, Source
 from pipeline.rungs import baselines
 from pipeline.samples import Sample, read_context
 from pipeline.scorebook import FORECAST, Score
@@ -149,15 +150,18 @@ def _met(case: Case, due: dict[int, int]) -> Iterator[Met]:
 
 
 def inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
-    """The very frames that a run saw; ``seen`` is the cube as the run had it."""
+    """The very frames that a run saw, one without a value where it saw none; ``seen`` is the cube as the run had it."""
     used = set(run.scenes)
     slots = sorted({row.slot for row in seen.rows if row.scene.id in used and not row.superseded})
-    spec = settings.samples.model_copy(update={"context_frames": len(slots)})
+    spec = settings.samples.model_copy(update={"context_frames": max(len(slots), 1)})
     return read_context(seen, Sample(seen.layout.axis.slot(run.init), tuple(slots), ()), spec)
 
 
 def _published(run: PublishedRun, lead: int) -> Forecast:
+    """What a run says; a pixel that was yielded in all bands counts as the network's, whose interval it has."""
     source = run.source(lead)[np.newaxis, np.newaxis]
+    if {(lead, band) for band in run.bands} <= set(run.yielded):
+        source = np.where(source == Source.EXTRAPOLATION, np.uint8(Source.NETWORK), source)
     values = run.read(lead)[np.newaxis, np.newaxis]
     return Forecast(values, source, np.zeros(source.shape, np.float32), run.quantities)
 
@@ -175,18 +179,19 @@ def _scores(case: Case, met: Met) -> Iterator[Score]:
     """Errors of every predictor where all say something, coverage wherever the network does."""
     held, promised = _held(case, met)
     for name, one in met.layers.items():
-        made = _of_bands(met.minutes, name, case.run.bands, one.answer.sums(met.common))
+        made = _of_bands(met.minutes, name, case.run, one.answer.sums(met.common))
         yield from (
             score if name != FORECAST or share is None else replace(score, held=share, promised=promised)
             for score, share in zip(made, held, strict=True)
         )
 
 
-def _of_bands(lead: int, name: str, bands: tuple[str, ...], sums: ErrorSums) -> Iterator[Score]:
-    for index, band in enumerate(bands):
+def _of_bands(lead: int, name: str, run: PublishedRun, sums: ErrorSums) -> Iterator[Score]:
+    for index, band in enumerate(run.bands):
         pixels, absolute, squared = (part[0, index].item() for part in (sums.count, sums.absolute, sums.squared))
         covered = None if sums.covered is None else int(sums.covered[0, index])
-        yield Score(lead, band, name, int(pixels), absolute, squared, covered)
+        given = name == FORECAST and (lead, band) in run.yielded
+        yield Score(lead, band, name, int(pixels), absolute, squared, covered, yielded=given)
 
 
 def _held(case: Case, met: Met) -> tuple[tuple[float | None, ...], float | None]:
@@ -209,8 +214,19 @@ def _cards(case: Case, met: Met) -> Iterator[Card]:
             card = mark(Card(met.minutes, band.name, name), said, truth, band, case.settings.verification)
             if name == FORECAST:
                 card = mark_quantiles(card, said, truth, own)
+                card = _mark_chances(card, case.run, truth, own)
                 card = card if revisions is None else replace(card, revisions=revisions.at(0, index))
             yield card
+
+
+def _mark_chances(card: Card, run: PublishedRun, truth: NDArray[np.float32], own: NDArray[np.float32]) -> Card:
+    """With the scores of the probabilities that the run says of the card's lead and band, if it does."""
+    said = [one for one in run.chances if one.band == card.band]
+    if not said:
+        return card
+    events = Events(tuple(one.threshold for one in said), said[0].below)
+    layers = np.stack([run.probability(card.lead_minutes, one.band, one.threshold) for one in said])
+    return mark_chances(card, layers, events, truth, own)
 
 
 def _revisions(case: Case, met: Met) -> RevisionSums | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.chances import PROBABILITY, Chance, chances, probabilities, stored
 from pipeline.document import iso
 from pipeline.predictor import Forecast, Source, level
 from pipeline.quality import dn_range
@@ -79,8 +81,10 @@ def _holds(dtype: str, low: float, high: float) -> bool:
     return info.min + (info.min < 0) <= low and high <= info.max - (info.min == 0)
 
 
-def value_sheet(forecast: Forecast, lead: int, bands: tuple[BandSpec, ...]) -> Sheet:
-    """The forecast of one lead: for each quantity, every cube band.
+def value_sheet(
+    forecast: Forecast, lead: int, bands: tuple[BandSpec, ...], thresholds: Mapping[str, Sequence[float]] | None = None
+) -> Sheet:
+    """The forecast of one lead: for each quantity, every cube band; then the probabilities of events.
 
     A band is called ``mean``, ``q10`` and so on where the cube has one band, else ``NAME_mean``.
 
@@ -88,11 +92,15 @@ def value_sheet(forecast: Forecast, lead: int, bands: tuple[BandSpec, ...]) -> S
         forecast: of one init time.
         lead: index along the lead axis, from 0.
         bands: how each cube band is stored; one type and one fill.
+        thresholds: by band, whose probabilities stand behind the quantities; a forecast without quantiles has none.
     """
     pairs = [(q, quantity, b, band) for q, quantity in enumerate(forecast.quantities) for b, band in enumerate(bands)]
-    data = np.stack([encode(forecast.values[0, lead, q, :, :, b], band) for q, _, b, band in pairs])
-    described = tuple(_value_band(band, quantity, alone=len(bands) == 1) for _, quantity, _, band in pairs)
-    return Sheet(data, described, bands[0].fill, "average")
+    layers = [encode(forecast.values[0, lead, q, :, :, b], band) for q, _, b, band in pairs]
+    described = [_value_band(band, quantity, alone=len(bands) == 1) for _, quantity, _, band in pairs]
+    asked, said = thresholds or {}, forecast.values[0, lead]
+    layers += [encode(one, stored(bands[0])) for one in probabilities(said, forecast.quantities, bands, asked)]
+    described += _chance_bands(bands, chances(bands, asked, forecast.quantities))
+    return Sheet(np.stack(layers), tuple(described), bands[0].fill, "average")
 
 
 def quality_sheet(forecast: Forecast, lead: int, cadence: timedelta) -> Sheet:
@@ -119,6 +127,18 @@ def _value_band(band: BandSpec, quantity: str, *, alone: bool) -> RasterBand:
     probability = level(quantity)
     if probability is not None:
         tags["probability"] = f"{probability:g}"  # with which the truth is not above it
-    if band.period is not None:
-        tags |= {"period": iso(band.period), "time_labels": band.time_labels}
-    return RasterBand(name, band.units, band.scale, band.offset, tags)
+    return RasterBand(name, band.units, band.scale, band.offset, tags | _period(band))
+
+
+def _chance_bands(bands: tuple[BandSpec, ...], asked: Sequence[Chance]) -> Iterator[RasterBand]:
+    about, own = stored(bands[0]), {band.name: band for band in bands}
+    for one in asked:
+        tags = {"cube_band": one.band, "quantity": PROBABILITY}
+        event = {"threshold": one.number, "unit": one.unit, "event": one.sign}
+        name = one.name(alone=len(bands) == 1)
+        yield RasterBand(name, about.units, about.scale, about.offset, tags | event | _period(own[one.band]))
+
+
+def _period(band: BandSpec) -> dict[str, str]:
+    """Of accumulations, tags that say over how long."""
+    return {} if band.period is None else {"period": iso(band.period), "time_labels": band.time_labels}

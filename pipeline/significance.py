@@ -265,7 +265,7 @@ def _stretch(blocks: int, level: float) -> float:
     return student(tail, blocks - 1) / NormalDist().inv_cdf(tail) * sqrt(blocks / (blocks - 1))
 
 
-def student(probability: float, freedom: int) -> float:
+def student(probability: float, freedom: float) -> float:
     """Quantile of Student's t: exact for 1 and 2 degrees of freedom, else Abramowitz and Stegun 1964, 26.7.5.
 
     >>> [round(student(0.975, freedom), 2) for freedom in (1, 2, 4, 7, 30)]

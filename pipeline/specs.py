@@ -500,17 +500,44 @@ class ForecastSpec(Spec):
     tile: int = Field(
         default=1024, ge=64, description="Tile of a prediction (px); the network's reach is added around it"
     )
+    issue: Literal["newest", "due"] = Field(
+        default="newest",
+        description="For which slot a run is issued: newest: that of the newest scene; due: the newest one that is "
+        "delay old by the clock, whether or not its scene has come",
+    )
     delay: timedelta = Field(
         default=timedelta(0),
         ge=timedelta(0),
-        description="A hindcast sees what was available this long after its init time (ISO 8601)",
+        description="How long after its time a slot is due; a hindcast sees what was available then (ISO 8601)",
+    )
+    climatology_frames: int = Field(
+        default=12,
+        ge=0,
+        le=64,
+        description="Earlier frames, of the same time of day and nearest in season, whose mean stands where no context "
+        "frame shows anything; 0: nothing does",
+    )
+    deadline: timedelta | None = Field(
+        default=None,
+        gt=timedelta(0),
+        description="A network that is not ready this long after the start is ended, and the next rung is published "
+        "(ISO 8601); absent: it is waited for",
     )
     follow: bool = Field(
         default=True, description="Widen or narrow intervals as the scores of the newest forecasts ask for"
     )
+    yield_to_extrapolation: bool = Field(
+        default=True,
+        description="Publish extrapolation at leads where the scores of the newest forecasts show that it is better",
+    )
     resolution: Resolution = Field(
         default="fine",
         description="Steps of the published values where the scenes hold integers: their own, or 16 times as fine",
+    )
+    probabilities: dict[str, tuple[float, ...]] = Field(
+        default={},
+        description="By band: values in its unit; forecasts with quantiles say how likely each is to be reached or "
+        "exceeded, or, of a temperature, not reached",
     )
     store: StoreSpec = Field(default=StoreSpec(), description="Where published runs lie, if not in the workspace")
     keep_for: timedelta | None = Field(
@@ -519,6 +546,15 @@ class ForecastSpec(Spec):
     keep_runs: int | None = Field(
         default=None, ge=1, description="The newest so many runs stay, older ones go; absent: all stay"
     )
+
+    @field_validator("probabilities")
+    @classmethod
+    def _rising(cls, probabilities: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for band, values in probabilities.items():
+            if not values or list(values) != sorted({*values}) or not all(map(isfinite, values)):
+                msg = f"thresholds are one or more numbers that rise, found {list(values)} for {band}"
+                raise ValueError(msg)
+        return probabilities
 
 
 class VerificationSpec(Spec):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
+from pipeline.chances import PROBABILITY
 from pipeline.predictor import MATCHED, MEAN, level
 from pipeline.raster import RasterBand, RasterInfo
 from pipeline.record import Lead, Outlet, RunRecord, iso, run_key
@@ -124,6 +125,7 @@ def _counted(number: int, unit: str) -> str:
 
 def _properties(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, Any]:
     product = outlet.product
+    origin = ", ".join(run.scenes) or "no recent scene"
     return {
         "title": f"{product.title or product.name}, {lead.minutes} minutes ahead",
         "license": product.licence,
@@ -132,7 +134,7 @@ def _properties(run: RunRecord, outlet: Outlet, lead: Lead) -> dict[str, Any]:
         "forecast:horizon": iso_duration(lead.valid_time - run.init),
         **_projection(outlet.grid),
         "processing:level": "L4",
-        "processing:lineage": f"Forecast by {run.model.name} {run.model.version} from {', '.join(run.scenes)}",
+        "processing:lineage": f"Forecast by {run.model.name} {run.model.version} from {origin}",
         "processing:software": {"cubecast": run.code_version, run.model.name: run.model.version},
         "cubecast:product": product.name,
         "cubecast:run_key": run_key(run, outlet),
@@ -195,7 +197,8 @@ def _bands(info: RasterInfo) -> list[dict[str, Any]]:
 
 
 def _quantities(info: RasterInfo) -> list[str]:
-    return list(dict.fromkeys(band.tags["quantity"] for band in info.bands))
+    """Names along the quantity axis; probabilities stand beside it."""
+    return list(dict.fromkeys(one.tags["quantity"] for one in info.bands if one.tags["quantity"] != PROBABILITY))
 
 
 def _meaning(band: RasterBand) -> dict[str, Any]:
@@ -205,10 +208,23 @@ def _meaning(band: RasterBand) -> dict[str, Any]:
         return {}
     probability = level(quantity)
     about = {"cubecast:band": band.tags["cube_band"], "cubecast:quantity": quantity}
+    if quantity == PROBABILITY:
+        return about | _event(band)
     if probability is None:
         return about | {"description": _POINTS.get(quantity, quantity)}
     below = f"the truth is at most this with a probability of {probability:g}"
     return about | {"description": f"Quantile: {below}", "cubecast:probability": probability}
+
+
+def _event(band: RasterBand) -> dict[str, Any]:
+    sign, threshold, unit = (band.tags[name] for name in ("event", "threshold", "unit"))
+    value = threshold if unit == "1" else f"{threshold} {unit}"
+    return {
+        "description": f"Probability that {band.tags['cube_band']} is {'under' if sign == '<' else 'at least'} {value}",
+        "cubecast:event": sign,
+        "cubecast:threshold": float(threshold),
+        "cubecast:threshold_unit": unit,
+    }
 
 
 def _outline(grid: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

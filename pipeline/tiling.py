@@ -1,10 +1,12 @@
-"""A predictor over windows of a grid: standardised, tile by tile, put together again."""
+"""A predictor over windows of a grid: standardised, tile by tile, put together again on a canvas."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.grid import Window, tiles
 from pipeline.normalise import Statistics
@@ -93,8 +95,32 @@ def cut(said: Forecast, window: Window) -> Forecast:
     return Forecast(values, said.source[:, :, rows, columns], said.age[:, :, rows, columns], said.quantities)
 
 
+class Canvas(Protocol):
+    """What a forecast of one init time on a whole grid is put on, window by window; in memory or on the disk."""
+
+    def put(self, part: Forecast, window: Window, outer: Window) -> None:
+        """The ``window`` of a part that covers ``outer``; all parts have the same leads, quantities and bands."""
+        ...
+
+    def paint(self, place: tuple[int, str, int], window: Window, values: NDArray[np.float32]) -> None:
+        """Other values, ``(y, x)``, of one lead (index from 0), quantity and band."""
+        ...
+
+    def look(self, place: tuple[int, str, int], window: Window) -> NDArray[np.float32]:
+        """Values of one lead, quantity and band as they come out: ``(y, x)``, in the unit of the band, or NaN."""
+        ...
+
+    def layers(self, lead: int, window: Window) -> NDArray[np.float32]:
+        """All that comes out for a lead: ``(layer, y, x)``, NaN where missing."""
+        ...
+
+    def source(self, lead: int, window: Window) -> NDArray[np.uint8]:
+        """What made each pixel, ``(y, x)``."""
+        ...
+
+
 class Assembly:
-    """A forecast on a grid of ``shape`` that is put together from windows."""
+    """A canvas in memory, of ``shape``."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -109,7 +135,7 @@ class Assembly:
         return self._whole
 
     def put(self, part: Forecast, window: Window, outer: Window) -> None:
-        """The ``window`` of a part that covers ``outer``."""
+        """See :class:`Canvas`."""
         if self._whole is None:
             self._whole = part if outer.shape == self.shape == window.shape else _blank(part, self.shape)
         if part is self._whole:
@@ -118,6 +144,25 @@ class Assembly:
         whole.values[:, :, :, rows, columns] = part.values[:, :, :, y, x]
         whole.source[:, :, rows, columns] = part.source[:, :, y, x]
         whole.age[:, :, rows, columns] = part.age[:, :, y, x]
+
+    def paint(self, place: tuple[int, str, int], window: Window, values: NDArray[np.float32]) -> None:
+        """See :class:`Canvas`."""
+        lead, quantity, band = place
+        self.forecast.of(quantity)[0, lead, *window.slices, band] = values
+
+    def look(self, place: tuple[int, str, int], window: Window) -> NDArray[np.float32]:
+        """See :class:`Canvas`; a view."""
+        lead, quantity, band = place
+        return self.forecast.of(quantity)[0, lead, *window.slices, band]
+
+    def layers(self, lead: int, window: Window) -> NDArray[np.float32]:
+        """See :class:`Canvas`."""
+        shown = np.moveaxis(self.forecast.values[0, lead, :, *window.slices], -1, 1)
+        return shown.reshape(-1, *window.shape)
+
+    def source(self, lead: int, window: Window) -> NDArray[np.uint8]:
+        """See :class:`Canvas`; a view."""
+        return self.forecast.source[0, lead, *window.slices]
 
 
 def _blank(like: Forecast, shape: tuple[int, int]) -> Forecast:

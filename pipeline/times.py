@@ -34,6 +34,14 @@ class TimeAxis:
         """Index of the slot nearest to ``time``; of two equally near ones the earlier; negative before the origin."""
         return -((self.origin - time + self.cadence / 2) // self.cadence)
 
+    def reached(self, time: datetime) -> int:
+        """Index of the newest slot whose time has come by ``time``; negative before the origin.
+
+        >>> TimeAxis(datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=5)).reached(datetime(2024, 1, 15, tzinfo=UTC))
+        2
+        """
+        return (time - self.origin) // self.cadence
+
     def valid_time(self, slot: int) -> datetime:
         """When slot ``slot`` is true."""
         return self.origin + slot * self.cadence

@@ -1,8 +1,13 @@
-"""What was usual at a season and time of day, from the cube's own past: the climatology of verification."""
+"""What was usual at a season and time of day, from the cube's own past.
+
+Two climatologies: that of verification, :func:`usual_at`, a reference that asks for a year of frames; and that of the
+forecast's lowest rung, :mod:`pipeline.filling`, which has to say something and takes what there is, :func:`at_least`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +38,7 @@ def usual_at(cube: Cube, slot: int, init: int, bands: Sequence[int], frames: int
     chosen = alike(cube, slot, init, frames)
     if len(chosen) < max(frames, 1):
         return None
-    lags = _days(cube, slot - chosen)
+    lags = days(cube, slot - chosen)
     shape = (cube.layout.grid.height, cube.layout.grid.width)
     said = np.full((*shape, len(bands)), np.nan, np.float32)
     for window in tiles(shape, TILE):
@@ -46,16 +51,48 @@ def alike(cube: Cube, slot: int, init: int, frames: int) -> NDArray[np.int64]:
     """At most ``frames`` slots like one, ascending; none where the cube does not reach back a year from it."""
     observed = cube.table.standing_slots()
     known = observed[observed <= init]
-    lags = _days(cube, slot - known)
+    lags = days(cube, slot - known)
     if not len(known) or lags[0] < YEAR:
         return known[:0]
-    hours_apart = np.abs(lags - np.round(lags)) * (DAY / cube.layout.axis.cadence)  # in slots
     apart = season_distance(lags)
-    candidates = np.flatnonzero((hours_apart <= 0.5) & (apart <= REACH))
+    candidates = np.flatnonzero(_same_time_of_day(cube, lags) & (apart <= REACH))
     nearest = candidates[np.argsort(apart[candidates], kind="stable")]
     shown = [index for index in nearest[: 2 * frames].tolist() if cube.shown(int(known[index]))]
     return np.sort(known[shown[:frames]])
 
 
-def _days(cube: Cube, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+def at_least(
+    cube: Cube, slot: int, init: int, frames: int, *, besides: Collection[int] = frozenset()
+) -> NDArray[np.int64]:
+    """At most ``frames`` slots like one, ascending; one at least, if any can be known at an init time.
+
+    Those of the same time of day that are nearest in season, however far that is and however short the cube. Where
+    there is none, as in the first day of a cube, all that there are, spread evenly.
+
+    Args:
+        cube: as it was then.
+        slot: what to say something of.
+        init: the slot of the init time; later frames are not looked at.
+        frames: how many.
+        besides: slots to leave out.
+    """
+    observed = cube.table.standing_slots()
+    known = np.setdiff1d(observed[observed <= init], list(besides))
+    lags = days(cube, slot - known)
+    alike = known[_same_time_of_day(cube, lags)]
+    nearest = alike[np.argsort(season_distance(days(cube, slot - alike)), kind="stable")]
+    chosen = list(islice((one for one in nearest.tolist() if cube.shown(one)), frames))
+    if chosen:
+        return np.array(sorted(chosen), np.int64)
+    seen = np.intersect1d(known, cube.observed())
+    return seen[np.linspace(0, len(seen) - 1, min(frames, len(seen))).round().astype(int)]
+
+
+def _same_time_of_day(cube: Cube, lags: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of some lags (days) lead to the same time of day, to half a slot."""
+    return np.abs(lags - np.round(lags)) * (DAY / cube.layout.axis.cadence) <= 0.5
+
+
+def days(cube: Cube, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How long some numbers of slots are."""
     return slots.astype(np.float64) * (cube.layout.axis.cadence / DAY)

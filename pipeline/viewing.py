@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.catalog import PublishedRun, quality_path
+from pipeline.chances import Chance
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.episode import Episode
 from pipeline.errors import StoreError
 from pipeline.evaluation import Answer
 from pipeline.forecast import outlet
+from pipeline.merit import UsefulHorizon
 from pipeline.metrics import ErrorRow
-from pipeline.portrait import Portrait
+from pipeline.portrait import Likelihood, Portrait
 from pipeline.predictor import Source
 from pipeline.raster import read_dn
 from pipeline.record import MANIFEST
@@ -29,7 +31,9 @@ from pipeline.shares import rung_shares
 from pipeline.sheets import UNKNOWN
 from pipeline.times import from_seconds
 from pipeline.verify import tabulate
+from pipeline.yielding import usefulness_of
 
+LIKELY, SEEN = 0.5, 0.01  # a probability, and the part of the pixels of all leads that has it
 _MINUTE = timedelta(minutes=1)
 
 
@@ -58,7 +62,12 @@ class LeadFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What is known of a run. ``newest``: no other one of the product is newer."""
+    """What is known of a run.
+
+    ``newest``: no other one of the product is newer. ``useful``: by band, how far ahead forecasts like it had been
+    useful. ``yielded``: leads (minutes) and bands at which extrapolation was published, because the model had done
+    worse.
+    """
 
     product: str
     init: datetime
@@ -75,6 +84,9 @@ class RunFacts:
     bands: tuple[str, ...]
     rungs: dict[str, float]
     leads: tuple[LeadFacts, ...]
+    useful: dict[str, UsefulHorizon]
+    yielded: tuple[tuple[int, str], ...]
+    probabilities: tuple[Chance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +132,9 @@ def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | Non
             LeadFacts(lead, run.init + lead * _MINUTE, *quality[lead], met=_at(met, lead), usual=_at(usual, lead))
             for lead in quality
         ),
+        useful=usefulness_of(manifest),
+        yielded=run.yielded,
+        probabilities=run.chances,
     )
 
 
@@ -187,7 +202,26 @@ def portrait_of(settings: Settings, run: PublishedRun) -> Portrait:
         forecast=answer.median[..., 0],
         interval=None if answer.interval is None else _interval(answer.interval, sources),
     )
-    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot)
+    manifest = json.loads((run.path / MANIFEST).read_text(encoding="utf-8"))
+    useful = usefulness_of(manifest).get(band.name)
+    minutes = None if useful is None else useful.minutes
+    likelihood = _likelihood(run, band.name, sources == Source.NETWORK)
+    return Portrait(episode, sources, cube.layout.grid, run.created, run.snapshot, minutes, likelihood)
+
+
+def _likelihood(run: PublishedRun, band: str, own: NDArray[np.bool_]) -> Likelihood | None:
+    """Of the rarest event that is likely on pixels enough to be seen, else of the commonest; None where none is.
+
+    NaN beyond ``own``, ``(lead, y, x)``: elsewhere a rung without an interval says 0 or 1.
+    """
+    events = sorted((one for one in run.chances if one.band == band), key=lambda one: one.threshold)
+    found = None
+    for event in events if events and events[0].below else events[::-1]:
+        layers = np.stack([run.probability(lead, band, event.threshold) for lead in sorted(run.leads)])
+        found = Likelihood(event.words, np.where(own, layers, np.float32(np.nan)))
+        if np.sum(found.layers >= LIKELY) >= SEEN * np.isfinite(found.layers).sum():
+            break
+    return found
 
 
 def _interval(ends: tuple[NDArray[np.float32], NDArray[np.float32]], sources: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 import zarr
@@ -11,6 +12,7 @@ import zarr
 from pipeline.errors import ServiceError
 from pipeline.store import Transaction
 
+S = TypeVar("S")
 T = TypeVar("T")
 CONNECT_S = "30s"
 
@@ -40,6 +42,30 @@ def write_all(transaction: Transaction, calls: Sequence[Callable[[zarr.Group], T
         return on_threads([_bound(call, root) for call in calls])
     with _client(scheduler) as client:
         return _spread(transaction, calls, client)
+
+
+def each(call: Callable[[S], T], items: Sequence[S], scheduler: str) -> Iterator[T]:
+    """Results of a call for each item, as they get done by a dask scheduler's workers; not more ahead than they need.
+
+    Args:
+        call: what is to be done; picklable.
+        items: keys of the work.
+        scheduler: its address.
+
+    Raises:
+        ServiceError: the scheduler does not answer.
+    """
+    with _client(scheduler) as client:
+        from distributed import as_completed
+
+        waiting = iter(items)
+        ahead = 2 * max(1, sum(client.nthreads().values()))
+        with client.as_current():
+            done = as_completed([client.submit(call, item, pure=False) for item in islice(waiting, ahead)])
+        for future in done:
+            for item in islice(waiting, 1):
+                done.add(client.submit(call, item, pure=False))
+            yield future.result()
 
 
 def _bound(call: Callable[[zarr.Group], T], root: zarr.Group) -> Callable[[], T]:

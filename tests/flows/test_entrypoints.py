@@ -132,6 +132,17 @@ def test_a_flow_returns_the_key_of_what_it_made(prefect_server: None, monkeypatc
     assert forecast(Path("a.toml")) == "folder"
 
 
+@pytest.mark.server
+def test_a_flow_warns_in_its_log_of_a_model_that_could_not_be_had(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = verbs.Forecasted("folder", "init", "extrapolation 1", (), "MLflow does not answer")
+    monkeypatch.setattr(verbs, "forecast", lambda config, *, init: done)
+    assert forecast(Path("a.toml")) == "folder"
+    (line,) = (one for one in caplog.records if "does not answer" in one.getMessage())
+    assert (line.levelname, line.getMessage()) == ("WARNING", "forecast by extrapolation 1: MLflow does not answer")
+
+
 def test_flows_import_without_what_learns() -> None:
     names = [f"flows.{module.name}" for module in pkgutil.iter_modules(flows.__path__)]
     assert not modules_after(f"import {', '.join(names)}").intersection(HEAVY)

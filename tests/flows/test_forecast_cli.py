@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import rasterio
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from flows import verbs
 from flows.cli import app
 from pipeline.config import load
 from pipeline.forecast import forecast
@@ -188,3 +189,30 @@ def test_verify_without_the_cube_says_why_the_pixels_cannot_be_made_again(config
     found = answer("forecast", "verify", "-c", config, code=1)
     assert (found["verdict"], len(found["obstacles"])) == ("not re-creatable", 1)
     assert "its pixels cannot be made again" in cubecast("forecast", "verify", "-c", config).output
+
+
+@pytest.mark.parametrize("how", ["option", "setting"])
+def test_a_run_is_issued_for_the_slot_that_is_due_by_the_clock_whether_or_not_its_scene_has_come(
+    config: Path, how: str
+) -> None:
+    options = ("--init", "now") if how == "option" else ()
+    if how == "setting":
+        config.write_text(config.read_text(encoding="utf-8") + '\n[forecast]\nissue = "due"\n', encoding="utf-8")
+    before = datetime.now(UTC)
+    done = answer("forecast", "-c", config, *options)
+    found = answer("forecast", "show", "-c", config)
+    init = datetime.fromisoformat(found["init"])
+    assert before - timedelta(minutes=5) < init <= datetime.now(UTC)
+    assert (done["model"], done["run"], found["newest"]) == ("climatology 1", found["path"], True)
+    assert set(found["rungs"]) <= {"climatology", "none"}
+    assert answer("verify", "-c", config)["scored"] == 0
+
+
+def test_a_verb_is_told_the_time_and_a_hindcast_needs_none(config: Path) -> None:
+    then = datetime(2024, 6, 1, 5, 43, tzinfo=UTC)
+    assert verbs.forecast(config, due=True, now=then).init == "20240601T0540Z"
+    assert verbs.forecast(config, now=then).init == "20240601T0535Z"
+    assert (
+        verbs.forecast(config, init=datetime(2024, 6, 1, 5, 20, tzinfo=UTC), due=True, now=then).init
+        == "20240601T0520Z"
+    )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from flows.scoretext import event_table, score_table
-from pipeline.scoretable import EventRow, ScoreRow, SkillRow
+from flows.scoretext import chance_table, event_table, score_table
+from pipeline.scoretable import ChanceRow, EventRow, ScoreRow, SkillRow
 
 
 def row(lead: int, **known: object) -> ScoreRow:
@@ -36,4 +36,15 @@ def test_events_have_a_line_each_and_say_on_which_side_they_lie() -> None:
         "FAR": ["-", "0.3"],
         "FSS 1 px": ["0.4", "-"],
         "FSS 5 px": ["0.6", "-"],
+    }
+
+
+def test_probabilities_have_a_line_for_each_event() -> None:
+    chances = (ChanceRow(0.5, False, 0.0123, 0.4, 0.25, ()), ChanceRow(220.0, True, 0.0, None, 0.0, ()))
+    assert texts(chance_table([row(5, chances=chances)])) == {
+        "lead": ["+5 min", "+5 min"],
+        "probability of": ["≥ 0.5", "< 220"],
+        "Brier": ["0.0123", "0"],
+        "skill, frequency": ["0.4", "-"],
+        "frequency": ["0.25", "0"],
     }

@@ -12,6 +12,7 @@ from pipeline.baselines import Persistence
 from pipeline.errors import NotEnoughFramesError
 from pipeline.guard import Contest
 from pipeline.predictor import Context, Forecast, Source
+from pipeline.proof import Judged
 from pipeline.rungs import OfBands
 
 BANDS, LEADS, SIDE = (1,), 2, 24
@@ -115,3 +116,18 @@ def test_what_was_learned_survives_json_and_mends_alike(network: Biased) -> None
 def test_nothing_can_be_learned_from_nothing() -> None:
     with pytest.raises(NotEnoughFramesError):
         Assurance.learned([], BANDS, VALID, matched=1.0)
+
+
+def test_its_intervals_are_proved_by_init_times_that_taught_them_nothing() -> None:
+    found = learned(Biased(width=0.1))
+    assert found.proof is not None
+    assert found.proof.judged is Judged.LEFT_OUT
+    assert (found.proof.inits == 6).all()
+    assert found.to_json()["validation"]["pixels"] == found.proof.pixels.tolist()
+    assert learned(Biased(quantities=("mean",))).proof is None
+
+
+def test_what_was_kept_before_there_were_proofs_has_none() -> None:
+    document = learned(Biased()).to_json()
+    del document["validation"]
+    assert Assurance.from_json(document).proof is None

@@ -181,6 +181,11 @@ def test_held_out_truths_mend_a_network_which_then_has_every_quantity(
     assert kept.doubt.offsets.shape == (sky.samples.horizon, 2, 1)
     assert (kept.doubt.offsets[:, 1] > kept.doubt.offsets[:, 0]).all()
     assert network.champion().doubt is not None
+    assert isinstance(Card.from_json(card.to_json()).assurance, Assurance)
+    proof = card.assurance.proof
+    assert proof is not None
+    assert proof.coverage.shape == (sky.samples.horizon, 1)
+    assert network.champion().validation == proof.to_json()
     seen = read_context(material.cube, material.split.validation[-1], sky.samples)
     said = network.champion(sky.forecast.tile).predictor.predict(seen, sky.samples.horizon)
     assert said.quantities == (*material.card.network.quantities, MATCHED)

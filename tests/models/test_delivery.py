@@ -95,7 +95,7 @@ class Server:
     def versions(self, run: str) -> list[str]:
         return self.call(lambda: sorted(self.registered_versions))
 
-    def make_version(self, run: str, model: str) -> Registered:
+    def make_version(self, run: str, model: str, hashes: Mapping[str, str]) -> Registered:
         def make() -> Registered:
             version = str(len(self.registered_versions) + 1)
             self.registered_versions.append(version)

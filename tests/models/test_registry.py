@@ -94,6 +94,7 @@ def loaded(registry: Registry, settings: Settings) -> Network:
 def test_a_network_survives_the_registry_bit_by_bit(product: Settings, make_network: Callable[..., Network]) -> None:
     registry, network = open_registry(product), make_network(product, trained=True)
     registered = register(registry, network, good=True)
+    shutil.rmtree(product.paths.champion)
     again = loaded(registry, product)
     assert again.card == network.card
     assert (again.ref.name, again.ref.version, again.ref.source) == (product.product.name, "1", "network")
@@ -184,7 +185,8 @@ def test_a_champion_whose_files_are_gone_is_an_error_that_says_what_to_do(
 ) -> None:
     registry = open_registry(product)
     register(registry, make_network(product), good=True)
-    shutil.rmtree(product.paths.mlflow / "artifacts")
+    for folder in (product.paths.mlflow / "artifacts", product.paths.champion):
+        shutil.rmtree(folder)
     with pytest.raises(ModelError, match=r"version 1 cannot.*let the alias 'champion' point to another version"):
         registry.load_champion(product)
 

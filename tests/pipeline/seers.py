@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.baselines import Persistence
+from pipeline.config import Settings
+from pipeline.forecast import make
+from pipeline.pieces import View
 from pipeline.predictor import Context, Forecast, Source
+from pipeline.rungs import Champion
+from pipeline.tiling import Assembly
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,10 @@ class Listening:
 def given_to(context: Context) -> NDArray[np.float32]:
     assert context.covariates is not None
     return context.covariates
+
+
+def put(settings: Settings, champion: Champion | None, view: View) -> Forecast:
+    """What the ladder says of the whole grid, as it is before it is stored."""
+    canvas = Assembly(view.shape)
+    make(settings, champion, view, canvas)
+    return canvas.forecast

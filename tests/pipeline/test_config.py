@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import Settings, load, parse
+from pipeline.document import write
 from pipeline.errors import ConfigError
 from pipeline.specs import BandSpec, SceneSpec, TrainingSpec
 
@@ -253,3 +254,30 @@ def test_quantiles_that_no_network_could_forecast_are_refused_before_anything_is
 )
 def test_scores_that_cannot_be_made_are_refused(path: str, value: object, rule: str) -> None:
     assert rule in refusal(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        ({"rain": [1]}, "forecast.probabilities names forecast bands, ['value'], found 'rain'"),
+        ({"sun": [1]}, "forecast.probabilities names forecast bands, ['value'], found 'sun'"),
+        ({"value": [2, 1]}, "one or more numbers that rise, found [2.0, 1.0] for value"),
+        ({"value": [1, 1]}, "one or more numbers that rise"),
+        ({"value": []}, "one or more numbers that rise"),
+        ({"value": [math.inf]}, "one or more numbers that rise"),
+        ({"value": [-0.1, 3]}, "forecast.probabilities.value holds values that the band can have, 0 to 60"),
+        ({"value": [3, 61]}, "(valid_min, floor and valid_max), found [61.0]"),
+    ],
+)
+def test_probabilities_of_what_cannot_be_are_refused(asked: dict[str, list[float]], rule: str) -> None:
+    document = changed("forecast", {"probabilities": asked})
+    document["bands"][0] |= {"valid_max": 60, "floor": 0, "valid_min": -30}
+    document["bands"].append(document["bands"][0] | {"name": "sun", "index": 2, "forecast": False})
+    assert rule in refusal(document)
+
+
+def test_probabilities_of_what_can_be_are_read_as_they_are_written(tmp_path: Path) -> None:
+    settings = parse(changed("forecast", {"probabilities": {"value": [0.5, 5]}}), source="x", folder=tmp_path)
+    assert settings.forecast.probabilities == {"value": (0.5, 5.0)}
+    write(settings, tmp_path / "x.toml")
+    assert load(tmp_path / "x.toml").forecast == settings.forecast

@@ -282,6 +282,20 @@ def test_of_a_slot_of_several_scenes_those_are_seen_that_were_there(make_product
     np.testing.assert_array_equal(now.read([0]).values, then.read([0]).values)
 
 
+def test_what_is_usable_is_where_a_value_is_read_also_of_a_part_of_a_slot(make_product: Callable[..., Any]) -> None:
+    product = make_product(scenes={"available_tag": "AVAILABLE", "pattern": "{tile}_{time}.tif"})
+    for slot, tile in ((1, "a"), (3, "b")):
+        dn = product.dn(slot)
+        dn[0, 10 * slot :] = 65535
+        product.scene(0, dn, name=f"{tile}_20240601T050000Z.tif", tags=_available(product, slot))
+        product.ingest()
+    window = Window(5, 32, 3, 20)
+    for cube, rows in ((product.cube(), 30), (product.cube(as_of=product.time(2)), 10)):
+        whole, nothing = cube.usable([0, 7], window)
+        np.testing.assert_array_equal(whole, cube.read([0], window).validity[0, ..., 0])
+        assert (whole.any(axis=1).sum(), nothing.any()) == (rows - 5 if rows < 32 else 27, False)
+
+
 def test_no_reader_shows_what_is_hidden(dated: Any) -> None:
     dated.scene(0, tags=_available(dated, 0.5))
     dated.scene(1, tags=_available(dated, 9))

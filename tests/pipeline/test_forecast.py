@@ -12,7 +12,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from pipeline.baselines import Ladder
-from pipeline.catalog import read_run
+from pipeline.catalog import latest, read_run, runs
 from pipeline.config import Settings
 from pipeline.doubt import Doubt, Doubted
 from pipeline.errors import NotEnoughFramesError
@@ -110,6 +110,15 @@ def test_where_the_ladder_fills_in_for_a_champion_an_interval_has_the_width_of_i
     rungs = ladder(asked, wide)
     assert isinstance(rungs, Ladder)
     assert isinstance(rungs.predictors[1], Doubted)
+
+
+def test_why_a_rung_was_taken_stands_in_the_manifest_and_decides_no_other_byte(landmark: Product) -> None:
+    asked = tuned(landmark, forecast={"tile": 128})
+    run = forecast(asked, Champion(Half(), REF, validation={"judged": "fitted"}), why="no answer")
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["rung"] == {"wanted": "network", "why": "no answer"}
+    assert facts["validation"] == {"judged": "fitted"}
+    assert forecast(asked, Champion(Half(), REF)) == run
 
 
 def test_only_forecast_bands_come_out(make_product: Callable[..., Product]) -> None:
@@ -228,9 +237,9 @@ def test_an_init_time_before_the_first_scene_is_an_error(late: Product) -> None:
         forecast(tuned(late), None, init=late.time(-12))
 
 
-def test_nothing_new_enough_to_start_from_is_an_error_that_says_what_to_do(late: Product) -> None:
+def test_nothing_new_enough_to_look_at_is_an_error_that_says_what_to_do(late: Product) -> None:
     with pytest.raises(NotEnoughFramesError, match=r"last 4 slots.*06:40Z.*ingest newer scenes or raise samples\.max_"):
-        forecast(tuned(late), None, init=late.time(20))
+        look(tuned(late), late.cube(), late.time(20))
     with pytest.raises(NotEnoughFramesError, match=r"available 2024-06-01 05:00Z \(forecast\.delay\)"):
         forecast(tuned(late), None, init=late.time(0))
 
@@ -245,3 +254,53 @@ def test_the_ladder_of_a_champion_ends_in_the_extrapolation(landmark: Product) -
     assert isinstance(rungs, Ladder)
     assert rungs.predictors[0] == Half()
     assert rungs.predictors[1] == ladder(tuned(landmark), None)
+
+
+# --- runs that are due ----------------------------------------------------------------------------
+
+
+def test_a_run_that_is_due_is_for_the_newest_slot_as_old_as_the_delay(late: Product) -> None:
+    asked = tuned(late, forecast={"delay": timedelta(minutes=3)})
+    for now, slot in {
+        late.time(5) + timedelta(minutes=3): 5,
+        late.time(5) + timedelta(minutes=2, seconds=59): 4,
+    }.items():
+        run = read_run(forecast(asked, None, now=now))
+        assert run.init == late.time(slot)
+        assert scenes(run.path) == names(late, *range(slot - 2, slot + 1))  # slot 2 as well, however late it came
+
+
+def test_a_slot_beyond_the_end_of_the_cube_is_one_without_a_scene_and_the_cube_is_not_touched(late: Product) -> None:
+    before = (late.store.tip(), late.cube().size)
+    run = read_run(forecast(tuned(late), None, now=late.time(8)))
+    assert before == (late.store.tip(), late.cube().size) == (run.snapshot, 6)
+    assert run.init == late.time(8)
+    assert scenes(run.path) == names(late, 4, 5)
+
+
+def test_before_and_after_its_scene_has_come_a_slot_has_two_runs_and_the_later_one_is_the_latest(
+    make_product: Callable[..., Product],
+) -> None:
+    product = make_product(scenes={"firewall": STILL})
+    for slot in (0, 1):
+        product.scene(slot, flag())
+    product.ingest()
+    asked, now = tuned(product), product.time(2) + timedelta(minutes=1)
+    early = forecast(asked, None, now=now)
+    assert forecast(asked, None, now=now + timedelta(minutes=1)) == early
+    product.scene(2, flag())
+    product.ingest()
+    after = forecast(asked, None, now=now + timedelta(minutes=2))
+    assert early != after
+    assert [scenes(run) for run in (early, after)] == [names(product, 0, 1), names(product, 0, 1, 2)]
+    found = list(runs(asked.paths.forecasts, "tiny"))
+    assert {run.init for run in found} == {product.time(2)}
+    assert {run.path for run in found} == {early, after}
+    newest = latest(asked.paths.forecasts, "tiny")
+    assert newest is not None
+    assert newest.path == after
+
+
+def test_what_is_due_before_the_first_scene_is_an_error(late: Product) -> None:
+    with pytest.raises(NotEnoughFramesError, match="is before its first scene"):
+        forecast(tuned(late), None, now=late.time(-1))

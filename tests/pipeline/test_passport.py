@@ -119,6 +119,25 @@ def test_a_run_is_made_again_of_its_own_settings_whatever_the_configuration_says
     assert found.verdict is Verdict.EQUAL, found
 
 
+def test_probabilities_come_out_again_as_the_run_has_them_whatever_is_asked_for_by_now(landmark: Product) -> None:
+    asking = tuned(landmark, forecast={"probabilities": {"sky": [2.0, 3.5]}})
+    made = forecast(asking, CHAMPION, init=landmark.time(3))
+    for settings in (asking, tuned(landmark), tuned(landmark, forecast={"probabilities": {"sky": [3.0]}})):
+        found = verify(settings, made, load)
+        assert (found.verdict, found.rasters) == (Verdict.EQUAL, 4), found
+
+
+def test_a_changed_probability_is_counted(landmark: Product, tmp_path: Path) -> None:
+    asking = tuned(landmark, forecast={"probabilities": {"sky": [2.0]}})
+    copy = copied(forecast(asking, CHAMPION, init=landmark.time(3)), tmp_path)
+    with rasterio.open(copy / "lead-0005m.tif", "r+", IGNORE_COG_LAYOUT_BREAK=True) as file:
+        dn = file.read(4)
+        dn[7, 9] = 9999 - dn[7, 9]
+        file.write(dn, 4)
+    (difference,) = [one for one in check(landmark, copy).differences if one.pixels]
+    assert (difference.what, difference.pixels, difference.units) == ("p_ge_2", 1, "1")
+
+
 def test_a_run_is_made_again_of_what_was_there_then_although_the_cube_has_grown(
     make_product: Callable[..., Product],
 ) -> None:
@@ -335,6 +354,14 @@ def test_a_run_of_an_older_cubecast_is_made_again_with_the_bands_of_the_configur
     facts = json.loads((run / "run.json").read_text())
     del facts["outlet"]
     (run / "run.json").write_text(json.dumps(facts))
-    found = check(landmark, run)
+    found = check(landmark, run, forecast={"probabilities": {"sky": [2.0]}})  # which it did not know of
     assert found.verdict is Verdict.EQUAL
     assert "does not note its bands" in found.remarks[0]
+
+
+def test_a_run_of_which_the_manifest_says_more_is_made_again_as_any_other(landmark: Product) -> None:
+    asked = tuned(landmark, forecast={"tile": 128})
+    champion = replace(CHAMPION, validation={"judged": "left out"})
+    path = forecast(asked, champion, init=landmark.time(3), why="MLflow does not answer: the copy stands in")
+    assert "rung" in json.loads((path / "run.json").read_text())
+    assert verify(asked, path, load).verdict is Verdict.EQUAL

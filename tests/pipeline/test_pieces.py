@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Settings
-from pipeline.forecast import look, make
+from pipeline.forecast import look
 from pipeline.pieces import View, coarser, follow, plan
 from pipeline.predictor import Forecast, Source
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion, baselines
 from pipeline.specs import MotionSpec
-from tests.pipeline.seers import Blurred
+from tests.pipeline.seers import Blurred, put
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Product
@@ -67,7 +67,7 @@ def made(product: Product, tile: int, halo: int = HALO, champion: Champion | Non
     situation = look(settings, product.cube(), None)
     view = View(situation.cube, situation.sample, settings.samples)
     network = Champion(Blurred(REACH, 4), REF, MotionSpec(), halo, step=4, matched=1.0, bands=(0,))
-    return make(settings, champion or network, view)[0]
+    return put(settings, champion or network, view)
 
 
 def furthest(one: Forecast, other: Forecast) -> float:
@@ -95,7 +95,7 @@ def test_without_a_champion_pieces_are_the_extrapolation(drifting: Product) -> N
     situation = look(settings, drifting.cube(), None)
     view = View(situation.cube, situation.sample, settings.samples)
     expected = baselines(settings)["extrapolation"].predict(view.context(view.whole), settings.samples.horizon)
-    np.testing.assert_array_equal(make(settings, None, view)[0].values, expected.values)
+    np.testing.assert_array_equal(put(settings, None, view).values, expected.values)
 
 
 def test_a_large_frame_is_followed_on_a_coarser_grid(drifting: Product, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from pipeline import film
 from pipeline.episode import Episode
 from pipeline.film import write_film
-from pipeline.portrait import RUNGS, Portrait, draw, write_portrait
+from pipeline.portrait import RUNGS, Likelihood, Portrait, draw, write_portrait
 from pipeline.predictor import Source
 
 INIT = datetime(2024, 6, 1, 12, 0, tzinfo=UTC)
@@ -53,11 +53,19 @@ def portrait(shape: tuple[int, int], frames: int = 5, leads: int = 6, units: str
         interval=np.stack([forecast - np.float32(0.1), forecast + np.float32(0.1)]),
     )
     grid = GeoBox(shape, Affine(1000, 0, 5e5, 0, -1000, 5e6), CRS("EPSG:32633"))
-    return Portrait(episode, sources, grid, INIT + timedelta(minutes=2), "8NVW2F23EBM1P6JYVFF0")
+    return Portrait(episode, sources, grid, INIT + timedelta(minutes=2), "8NVW2F23EBM1P6JYVFF0", useful=95)
 
 
 def without_interval(one: Portrait) -> Portrait:
     return replace(one, episode=replace(one.episode, interval=None))
+
+
+def with_likelihood(one: Portrait) -> Portrait:
+    """Grows from left to right."""
+    leads, height, width = one.episode.forecast.shape
+    layers = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (leads, height, width)).copy()
+    layers[:, :9, :9] = np.nan
+    return replace(one, likelihood=Likelihood("at least 5 dBZ", layers))
 
 
 CASES = {
@@ -67,6 +75,8 @@ CASES = {
     "one frame, one lead": portrait((78, 77), frames=1, leads=1, units="K"),
     "a strip": portrait((40, 900), leads=2),
     "a tower": portrait((300, 60), leads=6, units="kg m-2 s-1"),
+    "likelihood": with_likelihood(portrait((200, 320))),
+    "tall likelihood": with_likelihood(portrait((613, 380), leads=2)),
     "extrapolation": without_interval(portrait((192, 192))),
     "tall extrapolation": without_interval(portrait((300, 200))),
 }
@@ -123,9 +133,22 @@ def test_the_page_says_whose_forecast_it_is_when_where_and_by_whom() -> None:
     assert "Meteorological Institute" in said
 
 
+def test_the_page_says_how_far_ahead_such_forecasts_have_been_useful_where_that_is_known() -> None:
+    assert "useful so far to 1 h 35 min" in words(draw(CASES["wide"]))
+    assert "useful so far" not in words(draw(replace(CASES["wide"], useful=None)))
+
+
 def test_a_run_without_intervals_has_no_row_for_them() -> None:
     assert "How sure it is" in words(draw(CASES["small"]))
     assert "How sure it is" not in words(draw(CASES["extrapolation"]))
+
+
+def test_a_run_with_probabilities_has_a_row_that_names_the_event() -> None:
+    said = words(draw(CASES["likelihood"]))
+    assert "How likely" in said
+    assert "at least 5 dBZ" in said
+    assert "at most 100%" in said
+    assert "How likely" not in words(draw(CASES["small"]))
 
 
 def test_a_grid_in_degrees_has_a_scale_in_kilometres() -> None:

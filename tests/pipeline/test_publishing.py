@@ -118,6 +118,7 @@ def test_each_fact_of_a_run_changes_its_key(tmp_path: Path, change: dict) -> Non
         {"product": ProductSpec(name="radar", licence="CC0-1.0", attribution="© FMI")},
         {"bands": (DBZ.model_copy(update={"scale": 1.0}),)},
         {"grid": WIDER},
+        {"probabilities": {"reflectivity": (20.0,)}},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -393,8 +394,8 @@ def _publish_in_little_room(folder: Path, size: int) -> None:
 def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) -> None:
     """Intervals follow the newest scores; asked again for the same init time, there is one run, not one for each."""
     folder = publish_run(an_outlet(tmp_path), replace(RUN, specification='{"horizon": 2, "widths": [[1.2]]}'))
-    assert published_alike(RUN, an_outlet(tmp_path), but="widths") == folder
-    assert published_alike(RUN, an_outlet(tmp_path), but="horizon") is None
+    assert published_alike(RUN, an_outlet(tmp_path), but=("widths",)) == folder
+    assert published_alike(RUN, an_outlet(tmp_path), but=("horizon",)) is None
 
 
 @pytest.mark.parametrize(
@@ -404,7 +405,7 @@ def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) ->
 )
 def test_a_run_of_another_making_is_not_taken_for_it(tmp_path: Path, other: RunRecord) -> None:
     publish_run(an_outlet(tmp_path))
-    assert published_alike(other, an_outlet(tmp_path), but="widths") is None
+    assert published_alike(other, an_outlet(tmp_path), but=("widths",)) is None
 
 
 @pytest.mark.parametrize("but", ["widths", "horizon"])
@@ -417,9 +418,9 @@ def test_a_withdrawn_run_is_not_published_again_unasked(tmp_path: Path, but: str
         publish_run(outlet, widened)
     if but == "widths":
         with pytest.raises(WithdrawnError):
-            published_alike(RUN, outlet, but=but)
+            published_alike(RUN, outlet, but=(but,))
     else:
-        assert published_alike(RUN, outlet, but=but) is None
+        assert published_alike(RUN, outlet, but=(but,)) is None
     assert visible(tmp_path) == []
 
 
@@ -484,6 +485,27 @@ def test_a_product_with_a_bucket_is_forecast_into_it(product: Product, s3_bucket
 
 NAN = float("nan")
 ODD = BandSpec(name="rain", dtype="float32", nodata=NAN, period=timedelta(minutes=5), valid_max=float("inf"))
+
+
+def test_a_run_with_probabilities_is_made_of_them_and_names_those_that_it_has(tmp_path: Path) -> None:
+    made = replace(an_outlet(tmp_path), probabilities={"reflectivity": (20.0, 35.5)})
+    path = publish(a_forecast(quantities=("mean", "q10", "q90")), RUN, made, {})
+    facts = json.loads((path / "run.json").read_text())
+    assert run_key(record_of(facts), outlet_of(facts, tmp_path)) == facts["run_key"] == run_key(RUN, made)
+    assert [one["threshold"] for one in facts["probabilities"]] == [20, 35.5]
+    assert [one.threshold for one in read_run(path).chances] == [20, 35.5]
+    assert json.loads((publish_run(replace(made, root=tmp_path / "b")) / "run.json").read_text())["probabilities"] == []
+
+
+def test_a_run_from_before_there_were_probabilities_keeps_its_key_and_is_read(tmp_path: Path) -> None:
+    path = publish_run(an_outlet(tmp_path))
+    facts = json.loads((path / "run.json").read_text())
+    assert "probabilities" not in facts["outlet"]  # so the key is what it was
+    del facts["probabilities"]
+    (path / "run.json").write_text(json.dumps(facts))
+    run = read_run(path)
+    assert (run.chances, run.read(5).shape) == ((), (1, 30, 40, 1))
+    assert run_key(record_of(facts), outlet_of(facts, tmp_path)) == run.run_key
 
 
 @pytest.mark.parametrize("band", [DBZ, ODD])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.record import ModelRef
-from pipeline.rungs import Champion, OfBands, Untold, baselines
+from pipeline.rungs import Champion, OfBands, Untold, baselines, remarks
 from pipeline.specs import MotionSpec
 from tests.pipeline.seers import Blurred, Listening, context, told
 
@@ -36,3 +36,12 @@ def test_a_champion_has_the_matched_field_last_with_the_values_of_the_newest_fra
     assert said.quantities == ("mean", "matched")
     assert champion.along().predict(seen, 2).quantities == ("mean",)
     np.testing.assert_allclose(np.sort(said.of("matched")[0, 1].ravel()), np.sort(seen.values[0, -1, ..., 1].ravel()))
+
+
+def test_a_manifest_says_why_another_rung_was_taken_and_what_validation_showed() -> None:
+    seen = Champion(Blurred(2), REF, validation={"judged": "left out"})
+    assert remarks(None, "") == {}
+    assert remarks(Champion(Blurred(2), REF), "") == {}
+    assert remarks(None, "no answer") == {"rung": {"wanted": "network", "why": "no answer"}}
+    assert remarks(seen, "") == {"validation": {"judged": "left out"}}
+    assert remarks(seen, "no answer").keys() == {"rung", "validation"}

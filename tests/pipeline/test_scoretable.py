@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.consistency import RevisionSums
-from pipeline.marking import Layers, mark, mark_quantiles
+from pipeline.events import Events
+from pipeline.marking import Layers, mark, mark_chances, mark_quantiles
 from pipeline.scorebook import FORECAST, RunScores, Score, load_cards, save_cards
 from pipeline.scorecard import Card
 from pipeline.scoretable import ScoreRow, score_rows
@@ -53,6 +54,25 @@ def test_a_row_has_every_score_and_no_number_that_json_has_no_word_for() -> None
     assert row.spectrum[4] == pytest.approx(1)
     assert row.skill["persistence"].mae == pytest.approx(0.5)
     json.dumps(asdict(row), allow_nan=False)
+
+
+def test_probabilities_stand_by_threshold_with_ten_bins_and_are_pooled_over_runs() -> None:
+    events, (_, truth) = Events((5.0, 5.5)), fields()
+    said = np.where(events.met(truth[0, ..., 0]), np.float32(0.8), np.float32(0.1))
+    runs = [run(0.5, "persistence"), run(0.5, "persistence")]
+    for _, made in runs:
+        made[0] = mark_chances(made[0], said, events, truth, truth)
+    row = ours(score_rows(runs, [SKY], WISH))
+    first, second = row.chances
+    share = first.frequency
+    assert (first.threshold, second.threshold, first.below) == (5, 5.5, False)
+    assert share == pytest.approx((truth >= 5).mean())
+    assert first.brier == pytest.approx(share * 0.2**2 + (1 - share) * 0.1**2)
+    assert first.skill == pytest.approx(1 - first.brier / (share * (1 - share)))
+    assert [one.pixels for one in first.reliability if one.pixels] == [2 * (truth < 5).sum(), 2 * (truth >= 5).sum()]
+    assert (first.reliability[1].came, first.reliability[8].came) == (0, 1)
+    json.dumps(asdict(row), allow_nan=False)
+    assert all(not other.chances for other in score_rows(runs, [SKY], WISH) if other.predictor != FORECAST)
 
 
 def test_crps_beats_the_absolute_error_of_a_reference_and_skill_says_so() -> None:

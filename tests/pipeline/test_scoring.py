@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,6 +133,26 @@ def test_only_the_published_forecast_has_quantiles_and_only_the_network_s_pixels
     assert (card.quantiles.count.item(), card.reliability.count.item()) == (PIXELS, PIXELS // 2)
     np.testing.assert_array_equal(card.reliability.reliability, [[0, 0], [0, 1]])  # 4 came, 2 to 4 was said
     assert all(one.quantiles is None for one in cards(asked, 5, "persistence"))
+
+
+def test_probabilities_of_the_published_run_are_scored_and_only_those(product: Product) -> None:
+    asked = tuned(product)
+    document: dict[str, Any] = asked.model_dump()
+    asking = Settings(**document | {"forecast": {"probabilities": {"sky": [2.0, 4.0]}}})
+    counting(product, 0, 1)
+    published(asking, 1)
+    counting(product, 2)
+    verify(asked)  # whatever the configuration says by now
+    (card,) = cards(asked, 5)
+    assert card.chances is not None
+    assert card.trust == card.chances
+    # 1 and 2 were seen, 2 (1 to 3) and 3 (2 to 4) were said, 2 and 4 came
+    over = 1 - NormalDist().cdf(NormalDist().inv_cdf(0.9) * 2)
+    expected = [(0.5**2 + 0.1**2) / 2, (over**2 + 0.9**2) / 2]
+    assert card.chances.thresholds == (2, 4)
+    np.testing.assert_allclose(card.chances.brier, expected, atol=2e-4)
+    assert card.chances.pixels.sum() == 2 * PIXELS
+    assert all(one.chances is None for one in cards(asked, 5, "persistence"))
 
 
 def test_a_run_is_compared_with_the_two_before_it_for_the_same_valid_time(product: Product) -> None:

@@ -30,6 +30,12 @@ def test_a_later_time_is_never_in_an_earlier_slot(axis: TimeAxis, time: datetime
     assert axis.slot(time + later) >= axis.slot(time)
 
 
+@given(axes, times)
+def test_a_slot_is_reached_from_its_time_until_the_next_one_s(axis: TimeAxis, time: datetime) -> None:
+    slot = axis.reached(time)
+    assert axis.valid_time(slot) <= time < axis.valid_time(slot + 1)
+
+
 @given(whole_seconds, st.integers(1, 10_000), slots)
 def test_of_two_equally_near_slots_the_earlier_is_taken(origin: datetime, half: int, slot: int) -> None:
     axis = TimeAxis(origin, timedelta(seconds=2 * half))

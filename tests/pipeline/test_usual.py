@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.cube import Cube
-from pipeline.usual import WIDTH, alike, usual_at
+from pipeline.usual import WIDTH, alike, at_least, usual_at
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Product
@@ -82,3 +83,28 @@ def test_a_pixel_that_was_never_seen_is_unknown(make_product: Callable[..., Prod
     assert found is not None
     assert np.isnan(found[:, :2]).all()
     assert np.isfinite(found[:, 2:]).all()
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def test_at_least_the_nearest_in_season_are_taken_however_far_and_however_short_the_cube(cube: Cube) -> None:
+    assert at_least(cube, 40, 39, 3).tolist() == [3, 4, 39]
+    assert at_least(cube, 20, 9, 3).tolist() == [7, 8, 9]
+    assert at_least(cube, 20, 0, 3).tolist() == [0]
+    assert at_least(cube, 20, 9, 3, besides=(8, 9)).tolist() == [5, 6, 7]
+
+
+def test_at_least_one_frame_is_known_or_there_is_none(cube: Cube) -> None:
+    then = replace(cube, as_of=cube.layout.axis.valid_time(0))
+    assert at_least(then, 20, 19, 3).tolist() == [0]
+    assert at_least(replace(then, as_of=cube.layout.axis.valid_time(-1)), 20, 19, 3).tolist() == []
+
+
+def test_without_a_frame_of_the_same_time_of_day_all_are_taken_spread_evenly(product: Product) -> None:
+    for slot in range(10):
+        product.scene(slot)
+    product.ingest()
+    assert at_least(product.cube(), 12, 9, 4).tolist() == [0, 3, 6, 9]
+    assert at_least(product.cube(), 12, 9, 12).tolist() == list(range(10))
+    assert at_least(product.cube(), 288 + 4, 9, 4).tolist() == [4]

@@ -22,6 +22,7 @@ from pipeline.rungs import Champion, OfBands
 from pipeline.scorebook import FORECAST, RunScores, Score
 from pipeline.specs import BandSpec
 from pipeline.verify import Report, tabulate, verify
+from pipeline.verify import scores as score_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -286,3 +287,34 @@ def test_a_table_is_the_same_whatever_the_order_of_the_runs(parts: list[tuple[in
         assert one.rmse[FORECAST] >= one.mae[FORECAST] * (1 - 1e-9)
     else:
         assert np.isnan(one.mae[FORECAST])
+
+
+def test_a_run_that_saw_nothing_recent_counts_for_nothing_and_takes_nothing_from_the_others(
+    make_product: Callable[..., Product],
+) -> None:
+    product = make_product(scenes={"firewall": {"stuck": "off", "level": "off"}})
+    asked = Settings(
+        **product.settings.model_dump()
+        | {"samples": {"context_frames": 2, "max_age": 3, "horizon": 2}, "motion": {"method": "none"}}
+        | {"verification": {"thresholds": {"sky": [3.0]}, "spans": {"sky": [0.0, 10.0]}}}
+    )
+    for slot in (0, 1, 2):
+        product.scene(slot)
+    product.ingest()
+    with_context = forecast(asked, None, init=product.time(1))
+    alone = forecast(asked, None, now=product.time(8))
+    for slot in (9, 10):
+        product.scene(slot)
+    product.ingest()
+    report = verify(asked)
+    assert (report.scored, report.lost) == (1 + 2, ())
+    pixels = {run.run_key: {score.pixels for score in run.scores} for run in report.runs}
+    assert pixels == {with_context.name: {40 * 48}, alone.name: {0}}
+    (first, _) = report.table()
+    assert set(first.mae) == {FORECAST, "persistence", "extrapolation"}
+    assert first.mae[FORECAST] == first.mae["persistence"] > 0
+    later = [row for row in score_rows(asked, report) if row.lead_minutes == 10]
+    assert {(row.predictor, row.runs, row.mae, row.correlation) for row in later} == {
+        (name, 1, None, None) for name in (FORECAST, "persistence", "extrapolation")
+    }
+    assert verify(asked).scored == 0

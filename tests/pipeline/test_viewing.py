@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.baselines import Persistence
 from pipeline.catalog import PublishedRun, read_run
 from pipeline.config import Settings
+from pipeline.film import write_film
 from pipeline.forecast import forecast
 from pipeline.maintenance import collect, expire
+from pipeline.portrait import write_portrait
 from pipeline.predictor import Context, Forecast, Source
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion
@@ -20,6 +23,8 @@ from pipeline.verify import verify
 from pipeline.viewing import portrait_of, run_facts, skill_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.pipeline.conftest import Product
 
 SAMPLES = {"context_frames": 2, "max_age": 4, "horizon": 2}
@@ -98,6 +103,27 @@ def test_a_portrait_has_an_interval_only_where_somebody_gave_one(product: Produc
     assert (portrait.sources[:, :, 36:] == Source.EXTRAPOLATION).all()
 
 
+def test_a_portrait_shows_the_rarest_event_that_is_likely_on_a_visible_part(product: Product) -> None:
+    asking = tuned(product, forecast={"probabilities": {"sky": [2.0, 5.0, 5.5]}})
+    run = read_run(forecast(asking, Champion(Left(), REF), init=product.time(3)))  # 5, within 4 to 6
+    likelihood = portrait_of(asking, run).likelihood
+    assert likelihood is not None
+    assert likelihood.event == "at least 5"
+    np.testing.assert_allclose(likelihood.layers[:, :, :36], 0.5, atol=1e-4)
+    assert np.isnan(likelihood.layers[:, :, 36:]).all()  # by a rung that has no interval
+    assert np.isin(run.probability(5, "sky", 5.0)[:, 36:], (0, 1)).all()
+    assert [one.threshold for one in run_facts(run, run).probabilities] == [2, 5, 5.5]
+    assert portrait_of(asking, published(product, 3)).likelihood is None
+
+
+def test_where_no_event_is_likely_a_portrait_shows_the_commonest(product: Product) -> None:
+    asking = tuned(product, forecast={"probabilities": {"sky": [7.0, 8.0]}})
+    run = read_run(forecast(asking, Champion(Left(), REF), init=product.time(3)))
+    likelihood = portrait_of(asking, run).likelihood
+    assert likelihood is not None
+    assert likelihood.event == "at least 7"
+
+
 def test_a_portrait_shows_the_frames_that_the_run_saw(product: Product) -> None:
     episode = portrait_of(tuned(product), published(product, 2)).episode
     assert episode.acquired == (product.time(1), product.time(2))
@@ -114,3 +140,19 @@ def test_a_run_of_an_expired_snapshot_is_drawn_from_the_newest_one(product: Prod
     expire(product.store, tip.written_at, floor=timedelta(0))
     collect(product.store, tip.written_at, floor=timedelta(0))
     np.testing.assert_array_equal(portrait_of(tuned(product), run).episode.context, before.episode.context)
+
+
+def test_a_run_that_saw_nothing_recent_is_drawn_without_a_frame(product: Product, tmp_path: Path) -> None:
+    for horizon in (1, 2):
+        asked = tuned(product, samples=SAMPLES | {"horizon": horizon})
+        run = read_run(forecast(asked, None, now=product.time(20)))
+        portrait = portrait_of(asked, run)
+        assert portrait.episode.newest_frames(3) == ()
+        assert (portrait.sources == Source.CLIMATOLOGY).all()
+        write_portrait(tmp_path / "page.png", portrait)
+        write_film(tmp_path / "film.gif", portrait)
+        with Image.open(tmp_path / "film.gif") as film:
+            assert film.n_frames == horizon
+        (first, *_) = run_facts(run, run).leads
+        assert first.rungs == {"climatology": 1}
+        assert (first.oldest, first.middle) == (85, 85)

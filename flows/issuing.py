@@ -1,0 +1,118 @@
+"""One run is issued: by the champion, or where that fails or is late, by the next rung of the ladder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.quiet import native_silence
+from pipeline.errors import ConfigError, CubecastError, NotEnoughFramesError, WithdrawnError
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+
+Issued = tuple[Path, str]
+"""Folder of a run, and what is to be said of its model; nothing where all is well."""
+
+
+def issued(config: Path, settings: Settings, init: datetime | None, now: datetime | None) -> Issued:
+    """Publishes a run; under a deadline the champion works in a process of its own, which can be ended.
+
+    Args:
+        config: TOML file of the product.
+        settings: what it says.
+        init: of a hindcast.
+        now: for the newest slot that is due.
+    """
+    if settings.forecast.deadline is None:
+        return by_champion(settings, init, now)
+    done, why = _in_time(config, init, now, settings.forecast.deadline)
+    return by_the_next_rung(settings, init, now, why) if done is None else done
+
+
+def by_champion(settings: Settings, init: datetime | None, now: datetime | None) -> Issued:
+    """Publishes a run of the champion; whatever is wrong with that one stops nothing, the next rung stands in.
+
+    Raises:
+        CubecastError: nothing to start from, the run was withdrawn, or the next rung fails, too.
+    """
+    with native_silence():  # the champion's load imports TensorFlow
+        from models.registry import open_registry
+        from pipeline.forecast import forecast
+
+        served = open_registry(settings, now=False).serve(settings)
+    if served.network is None:
+        return by_the_next_rung(settings, init, now, served.why, served.reason)
+    try:
+        path = forecast(settings, served.network.champion(), init=init, now=now, why=served.why)
+    except (ConfigError, NotEnoughFramesError, WithdrawnError):  # which have nothing to do with the network
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a network does, there is a forecast
+        why = str(error) if isinstance(error, CubecastError) else f"the network failed, {type(error).__name__}: {error}"
+        return by_the_next_rung(settings, init, now, why)
+    return path, served.reason
+
+
+def by_the_next_rung(
+    settings: Settings, init: datetime | None, now: datetime | None, why: str, reason: str = ""
+) -> Issued:
+    """Publishes a run without the champion, and says why."""
+    from pipeline.forecast import forecast
+
+    return forecast(settings, None, init=init, now=now, why=why), reason or why
+
+
+def _in_time(
+    config: Path, init: datetime | None, now: datetime | None, deadline: timedelta
+) -> tuple[Issued | None, str]:
+    """What a process of its own has issued by the deadline; None and why where it has not.
+
+    Raises:
+        CubecastError: no rung can be published before the user has mended something.
+    """
+    times = [time.isoformat() if time else "" for time in (init, now)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.issuing", str(config), *times],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # it is ended with all that it started
+    )
+    try:
+        said, _ = child.communicate(timeout=deadline.total_seconds())
+    except subprocess.TimeoutExpired:
+        return None, f"the network was not ready {deadline.total_seconds():g} s after the start (forecast.deadline)"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    if child.returncode:
+        return None, f"the process that asked the network ended with exit code {child.returncode}"
+    answer = json.loads(said.splitlines()[-1])
+    if "fault" in answer:
+        raise CubecastError(answer["fault"])
+    return (Path(answer["path"]), answer["warning"]), ""
+
+
+def main(config: str, init: str, now: str) -> None:
+    """Issues a run and prints where it is, or what the user has to mend, as JSON."""
+    from pipeline.config import load
+
+    times = [datetime.fromisoformat(time) if time else None for time in (init, now)]
+    try:
+        path, warning = by_champion(load(Path(config)), *times)
+        answer = {"path": str(path), "warning": warning}
+    except CubecastError as error:
+        answer = {"fault": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
