@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.quiet import native_silence
 from pipeline.errors import ConfigError, CubecastError, NotEnoughFramesError, WithdrawnError
@@ -78,21 +78,16 @@ def _in_time(
         CubecastError: no rung can be published before the user has mended something.
     """
     times = [time.isoformat() if time else "" for time in (init, now)]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "flows.issuing", str(config), *times],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # it is ended with all that it started
-    )
-    try:
-        said, _ = child.communicate(timeout=deadline.total_seconds())
-    except subprocess.TimeoutExpired:
-        return None, f"the network was not ready {deadline.total_seconds():g} s after the start (forecast.deadline)"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    command = [sys.executable, "-m", "flows.issuing", str(config), *times]
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **options) as child:
+        try:
+            said, _ = child.communicate(timeout=deadline.total_seconds())
+        except subprocess.TimeoutExpired:
+            return None, f"the network was not ready {deadline.total_seconds():g} s after the start (forecast.deadline)"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # with all that it started
     if child.returncode:
         return None, f"the process that asked the network ended with exit code {child.returncode}"
     answer = json.loads(said.splitlines()[-1])

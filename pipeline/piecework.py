@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isqrt, prod
 from pathlib import Path
 from threading import Lock
 
@@ -21,6 +22,12 @@ from pipeline.trajectories import Trajectories
 from pipeline.workers import each
 
 WORK = "work.pickle"
+LARGE = 4_000_000  # pixels of a grid; a smaller one is made in pieces as large as the settings allow, for speed
+PIECE = (
+    700 * 2**20
+)  # bytes that answering a piece of a large grid takes: with TensorFlow and all a run stays under 2 GiB
+PIXEL, VALUE = 1000, 19  # bytes for each pixel that is seen, and for each number said of it; measured, 1 to 4 bands
+LEAST = 128  # pixels of a piece's side: a margin of fast motion may take more memory than meant
 _loading = Lock()
 
 
@@ -58,7 +65,7 @@ class Work:
     @property
     def pieces(self) -> list[Piece]:
         """Independent of each other."""
-        return plan(self.view.shape, self.settings.forecast.tile, self._margin, self._step)
+        return plan(self.view.shape, self._side, self._margin, self._step)
 
     def answer(self, piece: Piece) -> Answer:
         """What is said of one."""
@@ -88,6 +95,17 @@ class Work:
         said = writable(said)
         past(self.settings, self.view).fill(cut(said, window.within(outer)), window)
         return said
+
+    @property
+    def _side(self) -> int:
+        """Of a piece, pixels; of a large grid small enough for the memory that a run is meant to take."""
+        tile = self.settings.forecast.tile
+        if prod(self.view.shape) <= LARGE:
+            return tile
+        quantities = 1 if self.champion is None else 2 + len(self.settings.training.quantiles)
+        values = self.view.spec.horizon * len(forecast_bands(self.settings)) * quantities
+        seen = isqrt(PIECE // (PIXEL + VALUE * values))
+        return max(min(tile, LEAST), min(tile, seen - 2 * self._margin))
 
     @property
     def _margin(self) -> int:

@@ -37,6 +37,7 @@ from tests.benchmarks.product import BANDS, settings
 SIDE = 1536  # px of the scenes
 LARGE = 10_980  # of a Sentinel-2 tile
 FRAMES = 4
+SHIFT = (2, 3)  # px a slot
 REPEATS = 5
 PEAK = Bar(2048)
 SHARE, WRITING = Bar(0.05), Bar(1.2)
@@ -101,7 +102,7 @@ def built(folder: Path, side: int, bands: int) -> Settings:
 
     product = settings(folder / "work", folder / "inbox", side, bands)
     for slot in range(FRAMES):
-        write_scene(product.scenes.folder, slot, side, bands=bands)
+        write_scene(product.scenes.folder, slot, side, bands=bands, shift=SHIFT)
         ingest(product)
         shutil.rmtree(product.scenes.folder)
     samples = SampleSpec(context_frames=FRAMES, max_age=FRAMES, horizon=6)

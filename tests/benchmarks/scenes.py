@@ -20,6 +20,7 @@ SIDE = 4096  # px of texture before it repeats: deflate and the codecs look back
 FINE = 30  # DN, standard deviation of what differs from pixel to pixel: 12 bits of DN pack to 9.4
 COARSE = ((256, 500), (64, 250), (16, 120), (4, 60))  # px and DN of what a neighbourhood shares
 
+FAR = (37, 101)  # px by which a scene's texture lies elsewhere than the one's before: like no other
 LONG_AGO = 1_700_000_000  # a file that was just written is looked at twice
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -30,12 +31,21 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_scene(inbox: Path, slot: int, side: int, *, layout: str = "tiled", bands: int = len(BANDS)) -> Path:
-    """Writes the scene of a slot, which is like no other slot's."""
+def write_scene(
+    inbox: Path,
+    slot: int,
+    side: int,
+    *,
+    layout: str = "tiled",
+    bands: int = len(BANDS),
+    shift: tuple[int, int] = FAR,
+) -> Path:
+    """Writes the scene of a slot, which is like no other slot's, but for a shift (px a slot, down and right)."""
     path = inbox / f"scene_{ORIGIN + slot * CADENCE:%Y%m%dT%H%MZ}.tif"
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = path if layout != "cog" else path.with_suffix(".plain")
-    _write_plain(plain, slot, side, LAYOUTS["tiled" if layout == "cog" else layout], bands)
+    moved = (shift[0] * slot, shift[1] * slot)
+    _write_plain(plain, moved, side, LAYOUTS["tiled" if layout == "cog" else layout], bands)
     if layout == "cog":
         rasterio.shutil.copy(plain, path, driver="COG", compress="deflate", **LAYOUTS["cog"])
         plain.unlink()
@@ -43,19 +53,19 @@ def write_scene(inbox: Path, slot: int, side: int, *, layout: str = "tiled", ban
     return path
 
 
-def _write_plain(path: Path, slot: int, side: int, options: dict[str, Any], bands: int) -> None:
+def _write_plain(path: Path, moved: tuple[int, int], side: int, options: dict[str, Any], bands: int) -> None:
     place = {"crs": CRS, "transform": Affine(PIXEL, 0, LEFT, 0, -PIXEL, TOP), "nodata": 0}
     shape = {"width": side, "height": side, "count": bands, "dtype": "uint16"}
     with rasterio.open(path, "w", driver="GTiff", compress="deflate", **shape, **place, **options) as file:
         for row in range(0, side, SIDE):
             rows = min(SIDE, side - row)
-            file.write(_pixels(slot, rows, side, bands), window=((row, row + rows), (0, side)))
+            file.write(_pixels(moved, rows, side, bands), window=((row, row + rows), (0, side)))
 
 
-def _pixels(slot: int, rows: int, columns: int, bands: int) -> NDArray[np.uint16]:
-    texture = np.roll(_texture(min(SIDE, max(rows, columns)))[:bands], (37 * slot, 101 * slot), (1, 2))
+def _pixels(moved: tuple[int, int], rows: int, columns: int, bands: int) -> NDArray[np.uint16]:
+    texture = np.roll(_texture(min(SIDE, max(rows, columns)))[:bands], moved, (1, 2))
     repeats = -(-columns // texture.shape[2])
-    return np.tile(texture, (1, 1, repeats))[:, :rows, :columns] + np.uint16(slot % 7)
+    return np.tile(texture, (1, 1, repeats))[:, :rows, :columns] + np.uint16(sum(moved) % 7)
 
 
 @cache

@@ -50,8 +50,7 @@ def test_a_process_that_is_in_time_issues_the_run_that_it_would_without_a_deadli
 @pytest.mark.slow
 def test_a_network_that_sleeps_is_ended_at_the_deadline(ingested: Path) -> None:
     """A real command, whose network stops where it stands."""
-    command = [sys.executable, "-m", "flows.cli", "forecast", "--json", "-c", str(under("PT15S", ingested))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forecasting:
+    with forecasting_under("PT15S", ingested) as forecasting:
         asleep = child_of(forecasting.pid)
         os.kill(asleep, signal.SIGSTOP)
         said, _ = forecasting.communicate(timeout=240)
@@ -63,8 +62,7 @@ def test_a_network_that_sleeps_is_ended_at_the_deadline(ingested: Path) -> None:
 
 @pytest.mark.slow
 def test_a_network_that_is_killed_stops_nothing(ingested: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "forecast", "--json", "-c", str(under("PT5M", ingested))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forecasting:
+    with forecasting_under("PT5M", ingested) as forecasting:
         os.kill(child_of(forecasting.pid), signal.SIGKILL)
         said, _ = forecasting.communicate(timeout=240)
     assert "ended with exit code -9" in json.loads(said)["warning"]
@@ -74,6 +72,12 @@ def test_a_network_that_is_killed_stops_nothing(ingested: Path) -> None:
 def test_what_the_user_has_to_mend_comes_out_of_the_other_process(product: Path) -> None:
     with pytest.raises(CubecastError, match="ingest"):
         verbs.forecast(under("PT5M", product))
+
+
+def forecasting_under(deadline: str, product: Path) -> subprocess.Popen[str]:
+    """A real command."""
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "forecast", "--json"]
+    return subprocess.Popen([*command, "-c", str(under(deadline, product))], stdout=subprocess.PIPE, text=True)
 
 
 def child_of(command: int) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,24 @@ def test_every_piece_is_answered_once_by_the_ladder_and_by_what_is_below(driftin
         assert one.said.values.shape[3:5] == one.below.values.shape[3:5] == one.piece.outer.shape
         assert (one.said.source == Source.NETWORK).any()
         assert not (one.below.source == Source.NETWORK).any()
+
+
+def test_pieces_of_a_large_grid_are_smaller_the_more_is_said_of_a_pixel(
+    drifting: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = work_of(drifting), replace(work_of(drifting), settings=settings_of(drifting, tile=100))
+    monkeypatch.setattr("pipeline.piecework.LEAST", 8)
+    monkeypatch.setattr("pipeline.piecework.PIECE", 80**2 * 1500)
+    assert {one.window.shape for one in few.pieces} >= {(64, 64)}
+    monkeypatch.setattr("pipeline.piecework.LARGE", 1000)
+    sides = []
+    for quantiles in ((0.5,), (0.1, 0.5, 0.9)):
+        training = many.settings.training.model_copy(update={"quantiles": quantiles})
+        work = replace(many, settings=many.settings.model_copy(update={"training": training}))
+        sides.append(max(one.window.shape[0] for one in work.pieces))
+        seen = max(one.outer.shape[0] for one in work.pieces)
+        assert seen**2 * (1000 + 19 * 3 * (2 + len(quantiles))) < 1.1 * 80**2 * 1500
+    assert 8 < sides[1] < sides[0] < 64
 
 
 def test_a_window_made_again_is_what_the_pieces_say(drifting: Product) -> None:
