@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import cube_cli, forecast_cli, scenes_cli, study_cli, tracking_cli
-from flows.command import STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors
+from flows.command import PRODUCT, STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors
 
 if TYPE_CHECKING:
     from flows.verbs import Ingested
@@ -31,7 +31,7 @@ app.add_typer(study_cli.app)
 def init(
     scenes: Annotated[Path, typer.Argument(help="Folder of GeoTIFF scenes.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("product.toml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = PRODUCT,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what was guessed.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     bounds: Annotated[

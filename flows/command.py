@@ -23,7 +23,13 @@ STYLE: dict[str, Any] = {
     "rich_markup_mode": None,
 }
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="TOML file of the product.")]
+PRODUCT = Path("product.toml")  # what init writes unless told otherwise
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config", "-c", help="TOML file of the product.", default_factory=lambda: PRODUCT, show_default=str(PRODUCT)
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 

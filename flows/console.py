@@ -228,7 +228,9 @@ def trained_lines(trained: Trained) -> list[str]:
         what = f"{trained.model}, not registered yet, as MLflow does not answer (later: cubecast tracking sync)"
     lines = [f"{what}: {trained.epochs} epoch(s), squared error on validation chips {change} the extrapolation's"]
     if not trained.good:
-        lines.append("It does not beat both baselines: forecasts do without it. More scenes or epochs may help.")
+        lines.append(
+            "Its squared error does not beat both baselines: forecasts do without it. More scenes or epochs may help."
+        )
     return lines
 
 

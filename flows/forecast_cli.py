@@ -28,7 +28,7 @@ RunArgument = Annotated[
 def forecast(
     context: typer.Context,
     *,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the product.")] = None,
+    config: ConfigOption,
     init: Annotated[
         str,
         typer.Option(
@@ -45,8 +45,6 @@ def forecast(
 
     if context.invoked_subcommand is not None:
         return
-    if config is None:
-        raise typer.BadParameter("missing option --config / -c: the TOML file of the product")
     with errors(debug=debug):
         due = init.strip().lower() == NOW
         done = verbs.forecast(config, init=None if due else time_of("--init", init), due=due)

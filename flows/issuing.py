@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import TYPE_CHECKING
 
 from flows.quiet import native_silence
+from pipeline import errors
 from pipeline.errors import ConfigError, CubecastError, NotEnoughFramesError, WithdrawnError
+from pipeline.shelf import remove_stages
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
@@ -33,7 +37,7 @@ def issued(config: Path, settings: Settings, init: datetime | None, now: datetim
     """
     if settings.forecast.deadline is None:
         return by_champion(settings, init, now)
-    done, why = _in_time(config, init, now, settings.forecast.deadline)
+    done, why = _in_time(config, settings, init, now, settings.forecast.deadline)
     return by_the_next_rung(settings, init, now, why) if done is None else done
 
 
@@ -70,7 +74,7 @@ def by_the_next_rung(
 
 
 def _in_time(
-    config: Path, init: datetime | None, now: datetime | None, deadline: timedelta
+    config: Path, settings: Settings, init: datetime | None, now: datetime | None, deadline: timedelta
 ) -> tuple[Issued | None, str]:
     """What a process of its own has issued by the deadline; None and why where it has not.
 
@@ -79,25 +83,40 @@ def _in_time(
     """
     times = [time.isoformat() if time else "" for time in (init, now)]
     command = [sys.executable, "-m", "flows.issuing", str(config), *times]
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **options) as child:
+    with subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         try:
-            said, _ = child.communicate(timeout=deadline.total_seconds())
-        except subprocess.TimeoutExpired:
-            return None, f"the network was not ready {deadline.total_seconds():g} s after the start (forecast.deadline)"
+            said, why = _answer(child, deadline)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # with all that it started
-    if child.returncode:
-        return None, f"the process that asked the network ended with exit code {child.returncode}"
-    answer = json.loads(said.splitlines()[-1])
-    if "fault" in answer:
-        raise CubecastError(answer["fault"])
-    return (Path(answer["path"]), answer["warning"]), ""
+            child.wait()
+            remove_stages(settings.paths.forecasts, child.pid)
+    if said is None:
+        return None, why or f"the process that asked the network ended with exit code {child.returncode}"
+    if "fault" in said:
+        raise getattr(errors, said["kind"])(said["fault"])
+    return (Path(said["path"]), said["warning"]), ""
+
+
+def _answer(child: subprocess.Popen[bytes], deadline: timedelta) -> tuple[dict[str, str] | None, str]:
+    """The line that a process says; None where it ends without one, and why where it says nothing in time."""
+    assert child.stdout is not None
+    ready, _, _ = select.select([child.stdout], [], [], deadline.total_seconds())
+    if not ready:
+        return None, f"the network was not ready {deadline.total_seconds():g} s after the start (forecast.deadline)"
+    line = child.stdout.readline()
+    if not line.endswith(b"\n"):
+        child.wait()
+        return None, ""
+    return json.loads(line), ""
 
 
 def main(config: str, init: str, now: str) -> None:
-    """Issues a run and prints where it is, or what the user has to mend, as JSON."""
+    """Issues a run and prints where it is, or what the user has to mend, as a line of JSON.
+
+    Whoever asks holds the other end of the standard input: when it is gone, nobody wants the answer any more.
+    """
+    Thread(target=_end_with_who_asks, daemon=True).start()
     from pipeline.config import load
 
     times = [datetime.fromisoformat(time) if time else None for time in (init, now)]
@@ -105,8 +124,15 @@ def main(config: str, init: str, now: str) -> None:
         path, warning = by_champion(load(Path(config)), *times)
         answer = {"path": str(path), "warning": warning}
     except CubecastError as error:
-        answer = {"fault": str(error)}
+        answer = {"fault": str(error), "kind": type(error).__name__}
     sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # TensorFlow takes seconds to end
+
+
+def _end_with_who_asks() -> None:
+    sys.stdin.read()
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.passport import Passport
     from pipeline.record import ModelRef
     from pipeline.rungs import Champion
-    from pipeline.viewing import RunFacts
+    from pipeline.viewing import RunFacts, Skill
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,21 @@ def listing(config: Path, count: int) -> tuple[Listed, ...]:
     """
     from pipeline.catalog import latest, runs
     from pipeline.config import load
-    from pipeline.viewing import run_facts
+    from pipeline.forecast import outlet
 
     settings = load(config)
-    root, product = settings.paths.forecasts, settings.product.name
+    root, product = outlet(settings).place, settings.product.name
     found = sorted(runs(root, product), key=lambda run: run.order, reverse=True)[:count]
     newest = latest(root, product)
-    return tuple(_listed(run_facts(run, newest)) for run in found)
+    return tuple(_listed(_facts(run, newest)) for run in found)
+
+
+def _facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | None = None) -> RunFacts:
+    from pipeline.catalog import at_hand
+    from pipeline.viewing import run_facts
+
+    with at_hand(run) as here:
+        return replace(run_facts(here, newest, skill), path=str(run.path))
 
 
 def _listed(run: RunFacts) -> Listed:
@@ -65,18 +73,20 @@ def show(config: Path, name: str = "") -> RunFacts:
     """
     from pipeline.catalog import latest
     from pipeline.config import load
-    from pipeline.viewing import run_facts, skill_of
+    from pipeline.forecast import outlet
+    from pipeline.viewing import skill_of
 
     settings = load(config)
-    newest = latest(settings.paths.forecasts, settings.product.name)
-    return run_facts(_run(settings, name), newest, skill_of(settings))
+    newest = latest(outlet(settings).place, settings.product.name)
+    return _facts(_run(settings, name), newest, skill_of(settings))
 
 
 def _run(settings: Settings, name: str) -> PublishedRun:
     from pipeline.catalog import find_run, latest
     from pipeline.errors import PublishError
+    from pipeline.forecast import outlet
 
-    root, product = settings.paths.forecasts, settings.product.name
+    root, product = outlet(settings).place, settings.product.name
     if name:
         return find_run(root, product, name)
     newest = latest(root, product)
@@ -99,9 +109,11 @@ def draw(config: Path, name: str, path: Path) -> Path:
     if kind not in {".png", ".gif"}:
         raise CubecastError(f"a picture is a .png or a .gif, found {path.name}: name it so")
     settings = load(config)
+    from pipeline.catalog import at_hand
     from pipeline.viewing import portrait_of
 
-    portrait = portrait_of(settings, _run(settings, name))
+    with at_hand(_run(settings, name)) as run:
+        portrait = portrait_of(settings, run)
     with room(path.parent, "a picture is written into its folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == ".gif":
@@ -126,13 +138,16 @@ def verify(config: Path, name: str = "", *, hashes: bool = False) -> Passport:
     Raises:
         CubecastError: no such run.
     """
+    from pipeline.catalog import at_hand
     from pipeline.config import load
     from pipeline.passport import check_files
     from pipeline.passport import verify as run
 
     settings = load(config)
-    path = _run(settings, name).path
-    return check_files(path) if hashes else run(settings, path, _champion)
+    found = _run(settings, name)
+    with at_hand(found) as here:
+        passport = check_files(here.path) if hashes else run(settings, here.path, _champion)
+    return replace(passport, path=found.path)
 
 
 def _champion(settings: Settings, ref: ModelRef) -> Champion:

@@ -13,6 +13,7 @@ from pipeline import calibrating, guard
 from pipeline.baselines import Persistence
 from pipeline.bounds import Bounded
 from pipeline.calibration import Calibrated, Calibration
+from pipeline.doubt import Doubt
 from pipeline.guard import Contest, Guard, Guarded, blended
 from pipeline.pairs import Pair, ValidRange, bound_levels
 from pipeline.predictor import Predictor
@@ -31,6 +32,7 @@ class Assurance:
         valid: lowest and highest possible value of each of them, infinite where there is none.
         matched: how far the mean is given the distribution of the newest frame, 0 to 1.
         proof: coverage and reliability that the truths showed; None: a network without quantiles, or nobody looked.
+        doubt: bounds of what fills in where the network says nothing; None for a network without quantiles.
     """
 
     guard: Guard
@@ -39,6 +41,7 @@ class Assurance:
     valid: tuple[ValidRange, ...]
     matched: float
     proof: Proof | None = None
+    doubt: Doubt | None = None
 
     @classmethod
     def learned(
@@ -73,20 +76,23 @@ class Assurance:
             "bands": list(self.bands),
             "valid": [[str(end) for end in ends] for ends in self.valid],  # JSON knows no infinity
             "matched": self.matched,
+            "doubt": None if self.doubt is None else self.doubt.to_json(),
             "validation": None if self.proof is None else self.proof.to_json(),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Assurance:
         """The inverse of :meth:`to_json`."""
-        known, proof = document["calibration"], document.get("validation")
+        known, doubt, proof = document["calibration"], document.get("doubt"), document.get("validation")
+        valid = tuple((float(low), float(high)) for low, high in document["valid"])
         return cls(
             Guard.from_json(document["guard"]),
             None if known is None else Calibration.from_json(known),
             tuple(document["bands"]),
-            tuple((float(low), float(high)) for low, high in document["valid"]),
+            valid,
             document["matched"],
             None if proof is None else Proof.from_json(proof),
+            None if doubt is None else Doubt.from_json(doubt, valid),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.assurance import Assurance
 from models.material import Basis, Material
@@ -18,13 +19,16 @@ from models.pixels import begin_with, draw_pixels, learn_head
 from models.prediction import Network
 from models.registry import Registry
 from models.seeds import seeded
-from pipeline.baselines import extrapolation
+from pipeline.baselines import Persistence, extrapolation
 from pipeline.bounds import valid_ranges
 from pipeline.chips import ChipReader, Chips, chip_size
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
+from pipeline.doubt import Doubt
 from pipeline.errors import ModelError
+from pipeline.grid import Window
 from pipeline.guard import Contest
+from pipeline.predictor import Context
 from pipeline.record import ModelRef
 from pipeline.rungs import OfBands, Untold, forecast_bands
 from pipeline.samples import Sample, SplitMode, read_context, read_targets, thin
@@ -122,6 +126,9 @@ def assured(settings: Settings, material: Basis, model: Any) -> Network:
     bands = forecast_bands(settings)
     valid = valid_ranges([settings.bands[index] for index in bands])
     learned = Assurance.learned(contests(settings, material, bare), bands, valid, matched=MATCHED)
+    if learned.calibration is not None:
+        doubt = Doubt.learned(_rests(settings, material), learned.calibration.levels, valid)
+        learned = replace(learned, doubt=doubt)
     return replace(bare, card=replace(material.card, assurance=learned))
 
 
@@ -141,13 +148,30 @@ def _held_out(material: Basis) -> Iterable[Sample]:
     return thin(material.split.validation, min(max(fitting, HELD_OUT_INITS[0]), HELD_OUT_INITS[1]))
 
 
+def _rests(settings: Settings, material: Basis) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Newest values and what came of them, of validation samples."""
+    still = OfBands(Persistence(), forecast_bands(settings))
+    for one in _held_out(material):
+        context, truth = _met(settings, material, one)
+        yield still.predict(context, 1).values[0, 0, 0], truth
+
+
+def _met(settings: Settings, material: Basis, one: Sample) -> tuple[Context, NDArray[np.float32]]:
+    """Context and truth of the forecast bands, of what validation may read of the grid."""
+    area, bands = _area(material), list(forecast_bands(settings))
+    context = read_context(material.cube, one, settings.samples, area=area)
+    return context, read_targets(material.cube, one, area, horizon=settings.samples.horizon).values[..., bands]
+
+
+def _area(material: Basis) -> Window | None:
+    return material.split.validation_area if material.split.mode is SplitMode.BLOCKS else None
+
+
 def _contest(settings: Settings, material: Basis, network: Network, one: Sample) -> Contest:
     """Network and extrapolation for an init time, over what validation may read of the grid."""
     horizon, bands = settings.samples.horizon, forecast_bands(settings)
-    area = material.split.validation_area if material.split.mode is SplitMode.BLOCKS else None
-    context = read_context(material.cube, one, settings.samples, area=area)
-    told = covariates_of(settings).attach(context, one.init, horizon, area=area)
-    truth = read_targets(material.cube, one, area, horizon=horizon).values[..., list(bands)]
+    context, truth = _met(settings, material, one)
+    told = covariates_of(settings).attach(context, one.init, horizon, area=_area(material))
     said = network.champion(settings.forecast.tile).predictor.predict(told, horizon)
     still = Untold(OfBands(extrapolation(settings.motion), bands)).predict(context, horizon)
     return Contest(said, still, truth)

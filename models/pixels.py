@@ -30,7 +30,9 @@ BATCH = 4096
 RATE = 4e-3
 WEIGHT_DECAY = 1e-4
 DROPOUT = 0.1  # of the channels: a head that may rely on none forecasts other days better
-LEAST_SQUARE = 1e-8  # of a channel that is always 0
+RARE = 0.1  # least scale of flags and ages: divided by how seldom it came in training, a rare gap would be enormous
+NEVER = 1e-4  # root mean square of a channel that was always 0
+SILENT = 1e9  # scale of one: no weight has learned what it means (ages of warped scenes made -4500 K of 270)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,11 +127,18 @@ def learn_head(
     newest = training.seen[:, :bands]
     head.cascade.assign(fit_cascade(newest, training.seen[:, bands : bands + head.scales], training.targets))
     if head.units:
-        head.usual.assign(np.sqrt(np.mean(training.seen**2, axis=0) + LEAST_SQUARE))
+        head.usual.assign(_usual(training.seen, flags=3 * bands))
         head.cascade.trainable = False
         _train(model, loss_of(spec.quantile_levels, statistics), (training, validation), epochs)
         head.cascade.trainable = True
     return {weight.path.removeprefix("head/"): np.asarray(weight) for weight in head.weights}
+
+
+def _usual(seen: NDArray[np.float32], *, flags: int) -> NDArray[np.float32]:
+    """What each channel is divided by, ``(channel,)``; the last ``flags`` of them are flags and ages."""
+    found = np.sqrt(np.mean(seen**2, axis=0))
+    least = np.where(np.arange(len(found)) < len(found) - flags, 0, RARE)
+    return np.where(found < NEVER, SILENT, np.maximum(found, least)).astype(np.float32)
 
 
 def _head_alone(spec: NetworkSpec, channels: int) -> Any:

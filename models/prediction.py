@@ -247,5 +247,6 @@ class Network:
             matched=None if taught is None else taught.matched,
             bands=network.bands_out if taught is None else taught.bands,
             quantities=1 + len(network.levels) + (taught is not None),
+            doubt=None if taught is None else taught.doubt,
             validation=None if taught is None or taught.proof is None else taught.proof.to_json(),
         )

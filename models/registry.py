@@ -196,7 +196,10 @@ class Registry:
     @property
     def answer_within(self) -> float | None:
         """Seconds that a forecast waits for its model; a database on this disk, left alone half made, would be none."""
-        return None if self.local else SERVING_PATIENCE
+        if self.local:
+            return None
+        deadline = self._settings.forecast.deadline
+        return SERVING_PATIENCE if deadline is None else min(SERVING_PATIENCE, deadline.total_seconds() / 3)
 
     def find(self, number: str | None) -> Version | None:
         """A version of the product's model, or the champion; None where there is none.

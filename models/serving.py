@@ -203,7 +203,12 @@ def load(files: Files, settings: Settings) -> Network:
         card = Card.from_json(json.loads(files.card))
     check_fit(card, settings, what)
     with readable(what):
-        return Network(_model(files.model), card, ModelRef(files.version.name, files.version.number, "network"))
+        return Network(_model(files.model), card, _ref(files))
+
+
+def _ref(files: Files) -> ModelRef:
+    digest = sha256("".join(files.hashes[name] for name in sorted(files.hashes)).encode())
+    return ModelRef(files.version.name, files.version.number, "network", digest[:16])
 
 
 def _model(content: bytes) -> Any:

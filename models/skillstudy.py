@@ -29,7 +29,7 @@ from models.networks import Kind
 from models.registry import Registry
 from models.seasons import learn_seasons
 from models.training import Fitted, fit
-from models.variants import VARIANTS, Blindfold, Variant
+from models.variants import LESS, VARIANTS, Blindfold, Variant, gapped
 from pipeline.baselines import Ladder
 from pipeline.bounds import valid_ranges
 from pipeline.climatology import Climatology
@@ -196,7 +196,9 @@ def study(
     document = {**specification.document, "references": sorted(known)}
     replace_text(folder / SPECIFICATION, json.dumps(document, indent=1) + "\n")  # before anything is scored
     bench = _Bench(settings, cube, specification, folder, told)
-    entries = [bench.entry(name, predictor) for name, predictor in known.items()]
+    entries = [bench.reference(name, predictor) for name, predictor in known.items()]
+    gap = next((one.hidden for one in wish.variants if one.hidden), ())
+    entries += [bench.reference(name, known[name], hidden=gap) for name in LESS if gap]
     entries += [bench.variant(one, seed, trainer) for seed in range(wish.seeds) for one in wish.variants]
     skill = Skill(settings.product.title or settings.product.name, specification.key, document, tuple(entries))
     replace_text(folder / RESULTS, json.dumps(skill.to_json(), indent=1, allow_nan=False) + "\n")
@@ -266,38 +268,38 @@ class _Bench:
     specification: Specification
     folder: Path
     watcher: Watcher
+    learned: dict[str, Learned] = field(default_factory=dict)
 
     def variant(self, variant: Variant, seed: int, trainer: Trainer) -> Entry:
         """Trained and scored, unless it was before."""
         if (done := self._kept(variant.name, seed)) is not None:
             return done
+        learned = self._trained(variant, seed, trainer)
         settings = variant.settings(self.settings, seed)
-        self.watcher.phase(f"training {variant.name}, seed {seed}")
-        learned = trainer(settings, self.cube, self.folder / "trainings" / self._training(settings))
-        predictor = ladder(settings, learned.champion)
-        looking = Blindfold(predictor, variant.hidden) if variant.hidden else predictor
-        return self.entry(variant.name, looking, seed, learned=learned, whole=variant.whole)
+        tally, spent = self._met(ladder(settings, learned.champion), variant.hidden, f"{variant.name}, seed {seed}")
+        facts = (learned.cpu_seconds, learned.parameters, spent, variant.hidden)
+        return self._keep(Entry(variant.name, seed, variant.wholes, tally, *facts))
 
-    def entry(
-        self,
-        name: str,
-        predictor: Predictor,
-        seed: int | None = None,
-        *,
-        learned: Learned | None = None,
-        whole: str = "",
-    ) -> Entry:
-        """Scored, unless it was before."""
-        if (done := self._kept(name, seed)) is not None:
+    def reference(self, name: str, predictor: Predictor, *, hidden: tuple[int, ...] = ()) -> Entry:
+        """Scored, unless it was before; ``name`` is what it is called when it sees all."""
+        rename = gapped if hidden else str
+        if (done := self._kept(rename(name), None)) is not None:
             return done
-        self.watcher.phase(f"scoring {name}" + ("" if seed is None else f", seed {seed}"))
+        tally, spent = self._met(predictor, hidden, rename(name))
+        wholes = tuple(rename(one) for one in LESS.get(name, ()))
+        return self._keep(Entry(rename(name), None, wholes, tally, forecast_cpu=spent, hidden=hidden))
+
+    def _met(self, predictor: Predictor, hidden: tuple[int, ...], name: str) -> tuple[Tally, float]:
+        """What its forecasts met, and processor seconds of one."""
+        self.watcher.phase(f"scoring {name}")
         began = time.process_time()
-        tally = Tally.joined(list(self._tallies(predictor)))
-        spent = (time.process_time() - began) / len(self.specification.samples)
-        facts = (0.0, 0) if learned is None else (learned.cpu_seconds, learned.parameters)
-        made = Entry(name, seed, whole, tally, *facts, spent)
-        replace_text(self._path(name, seed), json.dumps(made.to_json()) + "\n")
-        return made
+        looking = Blindfold(predictor, hidden) if hidden else predictor
+        tally = Tally.joined(list(self._tallies(looking)))
+        return tally, (time.process_time() - began) / len(self.specification.samples)
+
+    def _keep(self, entry: Entry) -> Entry:
+        replace_text(self._path(entry.name, entry.seed), json.dumps(entry.to_json()) + "\n")
+        return entry
 
     def _tallies(self, predictor: Predictor) -> Iterator[Tally]:
         spec, bands, told = self.settings.samples, list(forecast_bands(self.settings)), covariates_of(self.settings)
@@ -320,10 +322,15 @@ class _Bench:
         plain = "".join(letter if letter.isalnum() else "-" for letter in name)
         return self.folder / "scores" / f"{plain}{'' if seed is None else f'-{seed}'}.json"
 
-    def _training(self, settings: Settings) -> str:
+    def _trained(self, variant: Variant, seed: int, trainer: Trainer) -> Learned:
         """Variants that differ only in what they are shown when tested share a training."""
+        settings = variant.settings(self.settings, seed)
         text = settings.model_dump_json(include={"training", "motion"})
-        return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+        key = hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+        if key not in self.learned:
+            self.watcher.phase(f"training {variant.name}, seed {seed}")
+            self.learned[key] = trainer(settings, self.cube, self.folder / "trainings" / key)
+        return self.learned[key]
 
 
 def _noted(path: Path, spent: float) -> float:

@@ -24,7 +24,7 @@ class Variant:
         training: settings of ``[training]`` that are changed.
         motion: settings of ``[motion]`` that are changed.
         hidden: context frames that it does not get to see when tested, counted from the newest, which is 0.
-        whole: the variant that has the part which this one lacks; empty: nothing has more.
+        wholes: variants that have a part, or several, which this one lacks; none: nothing has more.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Variant:
     training: Mapping[str, Any] = field(default_factory=dict)
     motion: Mapping[str, Any] = field(default_factory=dict)
     hidden: tuple[int, ...] = ()
-    whole: str = ""
+    wholes: tuple[str, ...] = ()
 
     def settings(self, settings: Settings, seed: int) -> Settings:
         """The product with this variant's network.
@@ -52,26 +52,34 @@ class Variant:
     def to_json(self) -> dict[str, Any]:
         """JSON form; it decides what the variant is."""
         changed = {"training": dict(self.training), "motion": dict(self.motion)}
-        return {"name": self.name, **changed, "hidden": list(self.hidden), "whole": self.whole}
+        return {"name": self.name, **changed, "hidden": list(self.hidden), "wholes": list(self.wholes)}
+
+    def gapped(self) -> Variant:
+        """The same network, tested with a gap in its context."""
+        wholes = tuple(gapped(one) for one in self.wholes)
+        return replace(self, name=gapped(self.name), says=f"{self.says}, tested with a gap", hidden=GAP, wholes=wholes)
+
+
+def gapped(name: str) -> str:
+    """What a predictor is called that is tested with a gap in its context."""
+    return f"{name} with a gap"
 
 
 FULL: Final = "attention"
 GAP: Final = (1,)  # the frame before the newest did not come
 
-VARIANTS: Final = (
+PARTS: Final = (  # each a part less than the one before it
     Variant(FULL, "every part", {"network": "attention"}),
-    Variant("convlstm", "without attention", {"network": "convlstm"}, whole=FULL),
-    Variant("head", "without the ConvLSTM", {"network": "head"}, whole=FULL),
-    Variant("cascade", "without the head as well", {"network": "cascade"}, whole="head"),
-    Variant("no motion", "without the flow", {"network": "attention"}, {"method": "none"}, whole=FULL),
-    Variant("attention, a frame missing", "every part, tested with a gap", {"network": "attention"}, hidden=GAP),
-    Variant(
-        "convlstm, a frame missing",
-        "without attention, tested with a gap",
-        {"network": "convlstm"},
-        hidden=GAP,
-        whole="attention, a frame missing",
-    ),
+    Variant("convlstm", "without attention", {"network": "convlstm"}, wholes=(FULL,)),
+    Variant("head", "without the ConvLSTM", {"network": "head"}, wholes=("convlstm", FULL)),
+    Variant("cascade", "without the head as well", {"network": "cascade"}, wholes=("head",)),
+)
+LESS: Final = {"extrapolation": ("cascade",), "persistence": ("extrapolation",)}  # references, and what has a part more
+
+VARIANTS: Final = (
+    *PARTS,
+    Variant("no motion", "without the flow", {"network": "attention"}, {"method": "none"}, wholes=(FULL,)),
+    *(one.gapped() for one in PARTS),
 )
 
 SEASONAL: Final = "seasonal"
@@ -84,7 +92,7 @@ SEASONAL_VARIANTS: Final = (
             f"without {left_out}",
             f"the blend without {left_out}",
             {"network": SEASONAL, "blend": tuple(one for one in MEMBERS if one != left_out)},
-            whole=SEASONAL,
+            wholes=(SEASONAL,),
         )
         for left_out in reversed(MEMBERS[1:])
     ),

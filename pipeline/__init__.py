@@ -11,7 +11,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - ingest: mosaic, workers, slots, admit, ingest, amend
 - a first configuration: header, series, glance, extent, inspect, document; surroundings, doctor check it
 - samples: normalise, samples, leaks, motion, lagrangian, covariates, interest, chips, together
-- uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, matching, proof
+- uncertainty: pairs, coverage, conformal, calibration, calibrating, guard, doubt, matching, proof
 - slow series: climatology, kriging
 - scores: sums, metrics, events, neighbourhood, similarity, spectrum, quantiles, brier, consistency
 - forecasts: usual, baselines, evaluation, tiling, draft, rungs, pieces, filling, piecework, ranking, seams, forecast

@@ -119,6 +119,12 @@ class Objects:
         with self._trouble():
             self.storage.put([str(path) for path in paths], [self._path(f"{folder}/{path.name}") for path in paths])
 
+    def download(self, folder: str, into: Path) -> None:
+        """Brings what lies in a folder into one of this machine."""
+        with self._trouble():
+            for path in self.storage.ls(self._path(folder), detail=False):
+                self.storage.get_file(path, str(into / path.rpartition("/")[2]))
+
     def folders(self, name: str) -> list[str]:
         """Names of the folders in a folder, sorted."""
         with self._trouble():

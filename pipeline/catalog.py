@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bucket import Bucket, Location
+from pipeline.bucket import Bucket, Location, Objects
 from pipeline.chances import Chance
 from pipeline.errors import PublishError, WithdrawnError
 from pipeline.raster import read_dn, read_physical
@@ -99,6 +100,18 @@ class PublishedRun:
 
     def _reading(self) -> AbstractContextManager[object]:
         return self.bucket.reading() if self.bucket else nullcontext()
+
+
+@contextmanager
+def at_hand(run: PublishedRun) -> Iterator[PublishedRun]:
+    """The run in a folder of this machine: one of a bucket is brought here for as long as it is looked at."""
+    if run.bucket is None:
+        yield run
+        return
+    name = run.path.relative_to(run.bucket.path / run.product).as_posix()
+    with TemporaryDirectory() as folder:
+        Objects.of(run.bucket, run.product).download(name, Path(folder))
+        yield read_run(Path(folder))
 
 
 def quality_path(path: Path) -> Path:

@@ -49,7 +49,7 @@ def bound_levels(said: Forecast) -> tuple[float, ...]:
 
 
 def with_interval(said: Forecast, truth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Truth where a network forecast; NaN where a lower rung of the ladder filled in, whose interval has no width.
+    """Truth where a network forecast; NaN where a lower rung of the ladder filled in.
 
     Args:
         said: of one init time.

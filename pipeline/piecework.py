@@ -90,7 +90,9 @@ class Work:
         along = (self.trajectories.within(window),)
         below = baselines(self.settings, trajectories=along)["extrapolation"].predict(seen, horizon)
         best = None if self.champion is None else attempt(self.champion.along(along), seen, horizon)
-        return (below, below) if best is None else (fill(best, below), below)
+        if self.champion is None or best is None:
+            return below, below
+        return fill(best, self.champion.doubtful(below)), below
 
     def _filled(self, said: Forecast, window: Window, outer: Window) -> Forecast:
         """With climatology in a window of it, where nothing else is known."""

@@ -25,11 +25,15 @@ YIELDED = "yielded"  # in a specification: ``[lead in minutes, band]`` where the
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Which model made a run: its registered name and version, and the rung of the ladder that it stands for."""
+    """Which model made a run: its registered name and version, and the rung of the ladder that it stands for.
+
+    ``digest``: of its files, as a registry that was lost and made anew counts versions from 1 again; empty: not known.
+    """
 
     name: str
     version: str
     source: str
+    digest: str = ""
 
     @property
     def full_name(self) -> str:
@@ -135,8 +139,9 @@ class Outlet:
 
 def run_key(run: RunRecord, outlet: Outlet) -> str:
     """Twelve hexadecimal digits over everything that decides a run's bytes; the time of its making is not among it."""
+    model = {name: value for name, value in asdict(run.model).items() if name != "digest" or value}
     facts = {
-        "run": asdict(run) | {"specification": json.loads(run.specification)},
+        "run": asdict(run) | {"specification": json.loads(run.specification), "model": model},
         "product": outlet.product.model_dump(),
         "bands": [band.model_dump() for band in outlet.bands],
         "grid": grid_facts(outlet.grid),

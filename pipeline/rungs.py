@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.baselines import Ladder, Persistence, extrapolation
 from pipeline.config import Settings
+from pipeline.doubt import Doubt, Doubted
 from pipeline.lagrangian import Advected
 from pipeline.matching import Matched
 from pipeline.predictor import Context, Forecast, Predictor
@@ -62,6 +63,7 @@ class Champion:
         matched: how far its mean gets the distribution of the newest frame, as the quantity ``matched``; None: not.
         bands: which bands of the context it forecasts, counted from 0; needed where ``matched`` is given.
         quantities: how many numbers it says of each pixel and band.
+        doubt: bounds for what fills in where it says nothing; None: intervals there have no width.
         validation: what held-out truths showed of its intervals, see :class:`pipeline.proof.Proof`; None: not known.
     """
 
@@ -73,7 +75,12 @@ class Champion:
     matched: float | None = None
     bands: tuple[int, ...] = ()
     quantities: int = 1
+    doubt: Doubt | None = None
     validation: Mapping[str, Any] | None = None
+
+    def doubtful(self, below: Forecast) -> Forecast:
+        """What a lower rung says, with the bounds that fill in where this model says nothing."""
+        return below if self.doubt is None else self.doubt.of(below)
 
     @property
     def predictor(self) -> Predictor:
@@ -131,4 +138,6 @@ def ladder(settings: Settings, champion: Champion | None) -> Predictor:
     For contexts of whole grids; :mod:`pipeline.forecast` makes the same piece by piece, and fills in climatology.
     """
     below = baselines(settings)["extrapolation"]
-    return below if champion is None else Ladder((champion.predictor, below))
+    if champion is None:
+        return below
+    return Ladder((champion.predictor, below if champion.doubt is None else Doubted(below, champion.doubt)))

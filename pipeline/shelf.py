@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -160,11 +161,17 @@ def staging(root: Path, key: str) -> Iterator[Path]:
     """A hidden folder on the file system of ``root``, gone at the end unless it got a name."""
     durable.make_folders(root)
     # Not tempfile.mkdtemp: its folders are closed to every other user, and would stay so after the rename.
-    stage = root / f"{STAGING}{key}-{uuid4().hex[:8]}"
+    stage = root / f"{STAGING}{key}-{os.getpid()}-{uuid4().hex[:8]}"
     stage.mkdir()
     try:
         yield stage
     finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def remove_stages(root: Path, process: int) -> None:
+    """Removes what a publish in a process of this machine, which has been ended, left behind."""
+    for stage in root.glob(f"{STAGING}*-{process}-*"):
         shutil.rmtree(stage, ignore_errors=True)
 
 

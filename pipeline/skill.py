@@ -24,31 +24,34 @@ class Entry:
     Attributes:
         name: of the variant or the reference.
         seed: of its training; None for what is not trained.
-        whole: the variant that has the part which this one lacks; empty for references and for what lacks nothing.
+        wholes: predictors that have a part, or several, which this one lacks; none: nothing has more.
         tally: what its forecasts met.
         training_cpu: processor seconds of its training.
         parameters: numbers that were learned.
         forecast_cpu: processor seconds of a forecast, flow included.
+        hidden: context frames that it did not get to see, counted from the newest, which is 0.
     """
 
     name: str
     seed: int | None
-    whole: str
+    wholes: tuple[str, ...]
     tally: Tally
     training_cpu: float = 0.0
     parameters: int = 0
     forecast_cpu: float = 0.0
+    hidden: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
-        plain = {name: getattr(self, name) for name in ("name", "seed", "whole")}
+        plain = {"name": self.name, "seed": self.seed, "wholes": list(self.wholes), "hidden": list(self.hidden)}
         spent = {name: getattr(self, name) for name in ("training_cpu", "parameters", "forecast_cpu")}
         return plain | spent | {"tally": self.tally.to_json()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Entry:
         """The inverse of :meth:`to_json`."""
-        return cls(**{**document, "tally": Tally.from_json(document["tally"])})
+        lists = {name: tuple(document[name]) for name in ("wholes", "hidden")}
+        return cls(**{**document, **lists, "tally": Tally.from_json(document["tally"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,8 @@ class Skill:
 
     @property
     def full(self) -> str:
-        """The network with the most parts: the first that is trained and whose whole is not; empty: none is trained."""
-        trained = [one for one in self.entries if one.seed is not None]
-        names = {one.name for one in trained}
-        return next((one.name for one in trained if one.whole not in names), "")
+        """The network with the most parts: the first that is trained and of which no whole is; empty: there is none."""
+        return next((one.name for one in self.entries if self._lacks_nothing(one)), "")
 
     def of(self, name: str) -> tuple[Entry, ...]:
         """All seeds of a predictor."""
@@ -137,16 +138,23 @@ class Skill:
         return int(np.argmax(met)) + 1, float(np.max(met))
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """The full network against every reference, and each whole against what lacks a part."""
-        trained = [one for one in self.names if self.of(one)[0].seed is not None]
-        pairs = [(self.full, name) for name in self.names if name not in trained and self.full]
-        pairs += [(whole, name) for name in trained if (whole := self.of(name)[0].whole) in trained]
+        """The full network against every reference that saw as much, and each whole against what lacks a part."""
+        first = {name: self.of(name)[0] for name in self.names}
+        fullest = {one.hidden: name for name, one in reversed(first.items()) if self._lacks_nothing(one)}
+        known = {name: one for name, one in first.items() if one.seed is None and one.hidden in fullest}
+        pairs = [(fullest[one.hidden], name) for name, one in known.items()]
+        pairs += [(whole, name) for name, one in first.items() for whole in one.wholes if whole in first]
         return tuple(
             self.compare(whole, part, measure, band)
             for band in range(len(self.bands))
             for measure in (*MEASURES, *self.event_names(band))
-            for whole, part in pairs
+            for whole, part in dict.fromkeys(pairs)
         )
+
+    def _lacks_nothing(self, entry: Entry) -> bool:
+        """Whether it is trained, and nothing that is trained has a part more."""
+        trained = {one.name for one in self.entries if one.seed is not None}
+        return entry.seed is not None and trained.isdisjoint(entry.wholes)
 
     def compare(self, whole: str, part: str, measure: str, band: int) -> Comparison:
         """One predictor against another; errors, or hits and misses, of each init time and lead are means over seeds.

@@ -122,7 +122,23 @@ def _cautions(skill: Skill) -> list[str]:
             lead, ratio = skill.worst_lead(skill.full, "extrapolation", band)
             where = f" of {name}" if len(skill.bands) > 1 else ""
             text.append(f"Worst lead{where} against extrapolation: number {lead}, MAE {100 * ratio:+.1f} %.")
-    return text
+    return [*text, *_intervals(skill)]
+
+
+def _intervals(skill: Skill) -> Iterator[str]:
+    """What the full network's intervals hold at single leads, and where they do not end at the floor."""
+    met = [one.tally.coverage for one in skill.of(skill.full) if one.tally.coverage is not None]
+    for band, name in enumerate(skill.bands if met else ()):
+        leads = 100 * np.median([one.randomised[:, band] for one in met], axis=0)
+        closed, above = (
+            100 * median(getattr(one.total(), part)[0, band] for one in met) for part in ("closed", "above_floor")
+        )
+        where = f" of {name}" if len(skill.bands) > 1 else ""
+        yield (
+            f"The interval{where} of {skill.full} holds {np.nanmin(leads):.0f} to {np.nanmax(leads):.0f} % at single "
+            f"leads (randomised PIT, as in the table); as a closed interval {closed:.0f} % over all pixels, and "
+            f"{above:.0f} % where its upper end is above the band's floor."
+        )
 
 
 def _leads(skill: Skill) -> int:

@@ -60,7 +60,7 @@ def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = 
         StoreError: there is no cube, or what it holds is damaged.
     """
     cube = open_cube(store_of(settings))
-    published = list(runs(settings.paths.forecasts, settings.product.name))
+    published = list(runs(outlet(settings).place, settings.product.name))
     checked: list[Checked] = []
     for run in published:
         checked.append(_check(settings, cube, run, published))

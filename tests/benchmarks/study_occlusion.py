@@ -94,12 +94,10 @@ def network(kind: str, filters: int) -> Any:
     return keras.Model([frames, validity, ages], keras.layers.Dense(1)(features[:, 0]))
 
 
-def matched_filters() -> int:
-    """Filters of the plain network that has as many parameters as the one with attention."""
-    wanted = network("attention", FILTERS).count_params()
-    return min(
-        range(FILTERS, 2 * FILTERS), key=lambda filters: abs(network("convlstm", filters).count_params() - wanted)
-    )
+def matched_filters(filters: int) -> int:
+    """Filters of the plain network that has as many parameters as the one with attention and ``filters``."""
+    wanted = network("attention", filters).count_params()
+    return min(range(filters, 2 * filters), key=lambda one: abs(network("convlstm", one).count_params() - wanted))
 
 
 def run_task(task: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +107,8 @@ def run_task(task: dict[str, Any]) -> dict[str, Any]:
     from models.losses import MaskedMeanSquaredError
 
     keras.utils.set_random_seed(task["seed"])
-    model = network(task["kind"], FILTERS if task["kind"] == "attention" else matched_filters())
+    filters = task["filters"]
+    model = network(task["kind"], filters if task["kind"] == "attention" else matched_filters(filters))
     model.compile(keras.optimizers.AdamW(RATE, clipnorm=1.0), MaskedMeanSquaredError())
     steps = _train(model, task["seed"], task["budget"])
     errors, still = zip(*_errors(model), strict=True)
@@ -156,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", type=float, default=50, help="CPU-seconds a training")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--filters", type=int, default=FILTERS, help="of the network with attention")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
@@ -165,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = {
         kind: [
-            in_fresh_process(__file__, {"kind": kind, "seed": s, "budget": asked.budget}) for s in range(asked.seeds)
+            in_fresh_process(__file__, {"kind": kind, "seed": seed, "budget": asked.budget, "filters": asked.filters})
+            for seed in range(asked.seeds)
         ]
         for kind in KINDS
     }

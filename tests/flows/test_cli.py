@@ -111,6 +111,19 @@ def test_a_missing_configuration_says_how_to_write_one(tmp_path: Path) -> None:
     assert "cubecast init" in done.output
 
 
+def test_without_a_name_the_configuration_is_the_one_that_init_writes(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for verb in ("ingest", "forecast"):
+        none = cubecast(verb)
+        assert none.exit_code == 2
+        assert "cubecast init SCENES_FOLDER --output product.toml" in none.output
+    assert cubecast("init", scenes, "--yes").exit_code == 0
+    assert cubecast("ingest").exit_code == 0
+    assert cubecast("forecast", "list").exit_code == 0
+
+
 def test_no_scenes_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -175,6 +175,12 @@ def test_held_out_truths_mend_a_network_which_then_has_every_quantity(
     assert (card.assurance.bands, len(card.assurance.valid)) == (forecast_bands(sky), 1)
     assert card.assurance.guard.horizon == sky.samples.horizon
     assert replace(card, assurance=None) == material.card
+    kept = Card.from_json(json.loads(json.dumps(card.to_json()))).assurance
+    assert isinstance(kept, Assurance)
+    assert kept.doubt is not None
+    assert kept.doubt.offsets.shape == (sky.samples.horizon, 2, 1)
+    assert (kept.doubt.offsets[:, 1] > kept.doubt.offsets[:, 0]).all()
+    assert network.champion().doubt is not None
     assert isinstance(Card.from_json(card.to_json()).assurance, Assurance)
     proof = card.assurance.proof
     assert proof is not None

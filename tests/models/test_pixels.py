@@ -12,7 +12,7 @@ from models.cascade import fit_cascade
 from models.heads import PixelScales
 from models.losses import loss_of
 from models.networks import Kind, NetworkSpec, build
-from models.pixels import Pixels, begin_with, draw_pixels, learn_head
+from models.pixels import RARE, Pixels, _usual, begin_with, draw_pixels, learn_head
 from models.prediction import network_inputs
 from models.validation import newest
 from pipeline.chips import Chips
@@ -104,7 +104,26 @@ def test_a_head_learns_what_comes_and_how_sure_it_is(learned: Weights, pixels: t
     inside = (chips.targets[..., 0] >= low) & (chips.targets[..., 0] <= high)
     assert inside[known].mean() > 0.5
     training, _ = pixels
-    np.testing.assert_allclose(learned["usual"], np.sqrt((training.seen**2).mean(axis=0) + 1e-8), rtol=1e-4)
+    scale = np.sqrt((training.seen[:, :-1] ** 2).mean(axis=0))  # the last channel is the age, which never varied
+    np.testing.assert_allclose(learned["usual"][:-1], scale, rtol=1e-4)
+
+
+def test_ages_that_nothing_was_learned_of_say_nothing(learned: Weights) -> None:
+    chips = fading(20)
+    late = replace(chips, frames=chips.frames.copy())
+    late.frames[:, -1, 10:14, 20:26] = np.nan  # here the frame before is the newest, as it never was in training
+    age = np.where(np.arange(len(learned["of_pixels/kernel"])) == len(learned["usual"]) - 1, -1, 1)[:, None]
+    turned = learned | {"of_pixels/kernel": (age * learned["of_pixels/kernel"]).astype(np.float32)}
+    np.testing.assert_allclose(said(learned, late), said(turned, late), atol=1e-5)
+
+
+def test_a_rare_flag_is_no_enormous_one_and_one_that_never_was_says_nothing() -> None:
+    seen = np.zeros((10_000, 5), np.float32)
+    seen[:, 0], seen[:, 1], seen[:, 2] = 2, 0.01, 1
+    seen[0, 3] = 1
+    usual = _usual(seen, flags=3)
+    np.testing.assert_allclose(usual[:4], [2, 0.01, 1, RARE], rtol=1e-4)
+    assert 1 / usual[4] < 1e-6
 
 
 def test_the_cascade_stays_as_it_was_fitted_and_one_seed_learns_alike(

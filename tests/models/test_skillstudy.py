@@ -21,7 +21,7 @@ from tests.models.products import changed
 
 PARTS = (
     Variant(FULL, "all"),
-    Variant("convlstm", "less", {"network": "convlstm"}, whole=FULL),
+    Variant("convlstm", "less", {"network": "convlstm"}, wholes=(FULL,)),
     Variant("with a gap", "all, tested with a gap", hidden=(1,)),
 )
 WISH = Wish(seeds=2, inits=3, variants=PARTS)
@@ -77,6 +77,17 @@ def test_everything_is_scored_at_the_same_init_times_spread_evenly(product: Sett
     assert len(set(counts)) == 1
 
 
+def test_what_needs_no_training_is_tested_with_the_same_gap_as_the_networks(product: Settings) -> None:
+    found = {one.name: one for one in study(product, WISH, trainer=Trainer()).entries}
+    gapped = [name for name, one in found.items() if one.hidden]
+    assert gapped == ["extrapolation with a gap", "persistence with a gap", "with a gap"]
+    moved = [found[name].tally.absolute for name in ("extrapolation", "extrapolation with a gap")]
+    assert not np.array_equal(*moved)  # the flow comes of other frames
+    still = [found[name].tally.absolute for name in ("persistence", "persistence with a gap")]
+    np.testing.assert_array_equal(*still)  # persistence looks at the newest frame alone
+    assert study(product, Wish(seeds=1, inits=2, variants=PARTS[:1]), trainer=Trainer()).names[-1] == FULL
+
+
 def test_a_part_that_is_worth_something_is_found_in_every_seed(product: Settings) -> None:
     found = {one.part: one for one in study(product, WISH, trainer=Trainer()).comparisons() if one.measure == "MAE"}
     assert found["convlstm"].evidence.estimate < 0
@@ -106,13 +117,13 @@ def test_a_study_that_was_stopped_trains_only_what_was_not_trained(product: Sett
         study(product, WISH, trainer=first)
     second, third = Trainer(), Trainer()
     found = study(product, WISH, trainer=second)
-    assert len(first.made) == 3
-    assert len(second.made) == len(PARTS) * 2 - 3
+    assert first.made == [("attention", 0), ("convlstm", 0), ("attention", 1)]
+    assert second.made == [("convlstm", 1), ("attention", 1)]  # the second for the look at it with a gap
     assert study(product, WISH, trainer=third).to_json() == found.to_json()
     assert third.made == []
     whole = study(product, replace(WISH, inits=2), trainer=third)
     assert whole.key != found.key
-    assert len(third.made) == 6
+    assert len(third.made) == 4  # a network and the same one with a gap share a training
 
 
 def test_whatever_decides_the_result_decides_the_key(product: Settings) -> None:
@@ -145,7 +156,7 @@ def test_a_seasonal_network_is_studied_like_any_other(sky: Settings, tmp_path: P
     found = study(product, Wish(seeds=1, inits=1, variants=variants_for(product)[:2]))
     whole, part = found.of("seasonal")[0], found.of("without attention")[0]
     assert whole.parameters > 0
-    assert part.whole == "seasonal"
+    assert part.wholes == ("seasonal",)
     assert np.isfinite(whole.tally.mae).all()
 
 

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from models.seasonal import MEMBERS
-from models.variants import FULL, SEASONAL_VARIANTS, VARIANTS, Blindfold, Variant, chosen, variants_for
+from models.variants import (
+    FULL,
+    GAP,
+    LESS,
+    SEASONAL_VARIANTS,
+    VARIANTS,
+    Blindfold,
+    Variant,
+    chosen,
+    gapped,
+    variants_for,
+)
 from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.errors import ConfigError
@@ -29,7 +40,20 @@ def test_what_lacks_a_part_is_compared_with_a_variant_of_the_study() -> None:
     names = [one.name for one in VARIANTS]
     assert names[0] == FULL
     assert len(set(names)) == len(names)
-    assert {one.whole for one in VARIANTS if one.whole} <= set(names)
+    assert {whole for one in VARIANTS for whole in one.wholes} <= set(names)
+    assert {whole for wholes in LESS.values() for whole in wholes} <= {*names, *LESS}
+
+
+def test_every_part_is_tested_with_a_gap_and_measured_against_others_with_the_same_gap() -> None:
+    made = {one.name: one for one in VARIANTS}
+    for name in ("attention", "convlstm", "head", "cascade"):
+        whole, gap = made[name], made[gapped(name)]
+        assert (gap.training, gap.motion, gap.hidden) == (whole.training, whole.motion, GAP)
+        assert gap.wholes == tuple(gapped(one) for one in whole.wholes)
+
+
+def test_every_variant_can_be_chosen_on_a_command_line_with_commas_between() -> None:
+    assert not any("," in one.name for one in (*VARIANTS, *SEASONAL_VARIANTS))
 
 
 def test_no_variant_begins_with_a_champion_that_may_have_been_chosen_by_the_test_part(
@@ -47,7 +71,7 @@ def test_a_seasonal_product_is_studied_by_the_members_of_its_blend(tmp_path: Pat
     assert {name: sorted({*MEMBERS} - {*one.blend}) for name, one in made.items() if name != "seasonal"} == {
         f"without {member}": [member] for member in MEMBERS[1:]
     }
-    assert {one.whole for one in SEASONAL_VARIANTS} == {"", "seasonal"}
+    assert {one.wholes for one in SEASONAL_VARIANTS} == {(), ("seasonal",)}
 
 
 def test_a_product_is_studied_with_its_own_network_and_never_blindfolded_whole(

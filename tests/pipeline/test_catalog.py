@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.catalog import LATEST, PublishedRun, find_run, latest, read_run, runs
+from pipeline.bucket import Bucket
+from pipeline.catalog import LATEST, PublishedRun, at_hand, find_run, latest, read_run, runs
 from pipeline.errors import PublishError, WithdrawnError
+from pipeline.passport import check_files
 from pipeline.record import Outlet, run_key
 from pipeline.shelf import shelf_at
 from pipeline.withdrawal import withdraw
@@ -109,3 +113,16 @@ def test_whoever_opens_a_withdrawn_run_is_told_why(tmp_path: Path) -> None:
     for read in (lambda: read_run(path), lambda: _found(outlet, run_key(RUN, outlet))):
         with pytest.raises(WithdrawnError, match="withdrawn 2020-04-01T13:10:00Z: a scene was of another day"):
             read()
+
+
+def test_a_run_of_a_bucket_is_brought_here_to_be_looked_at(tmp_path: Path, s3_bucket: Bucket) -> None:
+    there = an_outlet(s3_bucket, made_in=tmp_path)
+    publish_run(there)
+    run = the_latest(s3_bucket)
+    with at_hand(run) as here:
+        assert check_files(here.path).good
+        assert here.path.is_relative_to(tempfile.gettempdir())
+        np.testing.assert_array_equal(here.read(5), run.read(5))
+    assert not here.path.exists()
+    with at_hand(read_run(publish_run(an_outlet(tmp_path / "here")))) as same:
+        assert same.path.is_relative_to(tmp_path / "here")

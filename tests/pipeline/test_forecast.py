@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.baselines import Ladder
 from pipeline.catalog import latest, read_run, runs
 from pipeline.config import Settings
+from pipeline.doubt import Doubt, Doubted
 from pipeline.errors import NotEnoughFramesError
 from pipeline.forecast import choose_init, forecast, look
 from pipeline.predictor import Source
@@ -93,6 +94,22 @@ def test_a_champion_speaks_where_it_knows_something_and_the_ladder_elsewhere(lan
     assert run.model == REF
     np.testing.assert_allclose(run.read(5)[0, :, :24], 7, atol=0.05)
     np.testing.assert_array_equal(run.read(5)[0, :, 24:], below[0, :, 24:])
+
+
+def test_where_the_ladder_fills_in_for_a_champion_an_interval_has_the_width_of_its_doubt(landmark: Product) -> None:
+    asked = tuned(landmark)
+    doubt = Doubt((0.1, 0.9), np.array([[[-1.0], [2.0]]], np.float32), ((-np.inf, np.inf),))
+    bare = Champion(Doubted(Half(), doubt), replace(REF, version="8"))
+    wide = replace(bare, ref=replace(REF, version="9"), doubt=doubt)
+    for champion, expected in ((bare, 0), (wide, 3)):
+        run = read_run(forecast(asked, champion))
+        low, high = (run.read(5)[run.quantities.index(name), :, 24:] for name in ("q10", "q90"))
+        assert np.isfinite(low).any()
+        np.testing.assert_allclose((high - low)[np.isfinite(low)], expected, atol=0.05)
+    np.testing.assert_allclose(run.read(5)[0, :, 24:], read_run(forecast(asked, None)).read(5)[0, :, 24:], atol=0.05)
+    rungs = ladder(asked, wide)
+    assert isinstance(rungs, Ladder)
+    assert isinstance(rungs.predictors[1], Doubted)
 
 
 def test_why_a_rung_was_taken_stands_in_the_manifest_and_decides_no_other_byte(landmark: Product) -> None:

@@ -72,12 +72,11 @@ def test_pieces_of_a_large_grid_are_smaller_the_more_is_said_of_a_pixel(
     assert {one.window.shape for one in few.pieces} >= {(64, 64)}
     monkeypatch.setattr("pipeline.piecework.LARGE", 1000)
     sides = []
-    for quantiles in ((0.5,), (0.1, 0.5, 0.9)):
-        training = many.settings.training.model_copy(update={"quantiles": quantiles})
-        work = replace(many, settings=many.settings.model_copy(update={"training": training}))
+    for quantities in (2, 5):
+        work = replace(many, champion=replace(NETWORK, quantities=quantities))
         sides.append(max(one.window.shape[0] for one in work.pieces))
         seen = max(one.outer.shape[0] for one in work.pieces)
-        assert seen**2 * (1000 + 19 * 3 * (2 + len(quantiles))) < 1.1 * 80**2 * 1500
+        assert seen**2 * (1000 + 19 * 3 * quantities) < 1.1 * 80**2 * 1500
     assert 8 < sides[1] < sides[0] < 64
 
 
