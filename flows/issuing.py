@@ -94,7 +94,7 @@ def _in_time(
     if said is None:
         return None, why or f"the process that asked the network ended with exit code {child.returncode}"
     if "fault" in said:
-        raise getattr(errors, said["kind"])(said["fault"])
+        raise getattr(errors, said["kind"], CubecastError)(said["fault"])
     return (Path(said["path"]), said["warning"]), ""
 
 

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from models.journal import MODEL_FILE
-from models.keepsake import DamagedError, Files, Keepsake, Version
+from models.keepsake import DamagedError, Files, Keepsake, Version, sha256
 from models.suitability import check_fit
 from pipeline.config import Settings
 from pipeline.errors import CubecastError, ModelError, ServiceError

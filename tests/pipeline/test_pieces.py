@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Settings
-from pipeline.forecast import look
+from pipeline.forecast import look, situate
 from pipeline.pieces import View, coarser, follow, plan
 from pipeline.predictor import Forecast, Source
 from pipeline.record import ModelRef
@@ -86,8 +86,23 @@ def test_pieces_leave_no_trace_in_a_forecast_that_moves(drifting: Product, tile:
     assert {Source.NETWORK, Source.PERSISTENCE} <= set(np.unique(whole.source))
 
 
-def test_pieces_that_see_too_little_do_leave_one(drifting: Product) -> None:
-    assert furthest(made(drifting, 1024), made(drifting, 64, halo=0)) > 1e-3
+def test_pieces_that_see_too_little_do_leave_one(drifting: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = made(drifting, 1024)
+    monkeypatch.setattr("pipeline.piecework.reach", lambda *_: 0)
+    assert furthest(whole, made(drifting, 64, halo=0)) > 1e-3
+
+
+def test_pieces_see_where_an_old_frame_has_come_from_by_the_last_lead(drifting: Product) -> None:
+    """The newest frame is three slots old: at lead 4 a pixel comes from seven slots away."""
+    forecasts = []
+    for tile in (1024, 64):
+        settings = settings_of(drifting, tile)
+        situation = situate(settings, drifting.cube(), None, drifting.time(6))
+        forecasts.append(put(settings, None, View(situation.cube, situation.sample, settings.samples)))
+    whole, pieces = forecasts
+    np.testing.assert_array_equal(pieces.source, whole.source)
+    np.testing.assert_array_equal(pieces.values, whole.values)
+    assert (whole.source == Source.EXTRAPOLATION).mean() > 0.5
 
 
 def test_without_a_champion_pieces_are_the_extrapolation(drifting: Product) -> None:
