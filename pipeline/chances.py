@@ -141,7 +141,7 @@ def exceedance(
     """
     from scipy.special import ndtr  # half a second, for those alone who ask for probabilities
 
-    rising = np.maximum.accumulate(quantiles, axis=0)
+    rising = np.maximum.accumulate(quantiles, axis=0) + np.float32(0)  # -0 becomes 0: a stretch has no negative width
     scores = [NormalDist().inv_cdf(one) for one in levels]
     low, high = (np.float32(end) for end in valid)
     over = np.empty((len(thresholds), *quantiles.shape[1:]), np.float32)

@@ -25,7 +25,7 @@ from pipeline.tiling import round_up
 from pipeline.trajectories import Trajectories
 
 FLOW_PIXELS = 4_000_000  # of the grid that motion is estimated on; a larger frame is taken together
-STRIP = 2_000_000  # pixels that are read at once for it
+STRIP = 500_000  # pixels that are read at once for it, of all bands
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,8 @@ from pipeline.workers import each
 
 WORK = "work.pickle"
 LARGE = 4_000_000  # pixels of a grid; a smaller one is made in pieces as large as the settings allow, for speed
-PIECE = (
-    700 * 2**20
-)  # bytes that answering a piece of a large grid takes: with TensorFlow and all a run stays under 2 GiB
-PIXEL, VALUE = 1000, 19  # bytes for each pixel that is seen, and for each number said of it; measured, 1 to 4 bands
+PIECE = 640 * 2**20  # bytes that a piece of a large grid takes: with TensorFlow and all a run stays under 2 GiB
+PIXEL, VALUE = 1500, 35  # bytes for each pixel that is seen, and for each number said of it; measured, 1 and 4 bands
 LEAST = 128  # pixels of a piece's side: a margin of fast motion may take more memory than meant
 _loading = Lock()
 

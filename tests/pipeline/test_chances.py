@@ -214,3 +214,9 @@ def test_floats_are_stored_as_they_are(fill: float) -> None:
     spec = stored(BandSpec(name="b", dtype="float32", scale=2, offset=3, nodata=fill))
     values = np.array([0, 0.25, 1, np.nan], np.float32)
     np.testing.assert_allclose(decode(encode(values, spec), spec), values, atol=1e-6)
+
+
+def test_the_sign_of_zero_is_none_of_a_probability() -> None:
+    quantiles = np.array([[0.0], [0.0], [-0.0]], np.float32)
+    over = exceedance(quantiles, [0.1, 0.5, 0.9], [0.0, 1.0], (0.0, np.inf))
+    np.testing.assert_array_equal(over[:, 0], [1, 0])

@@ -68,7 +68,7 @@ def test_pieces_of_a_large_grid_are_smaller_the_more_is_said_of_a_pixel(
 ) -> None:
     few, many = work_of(drifting), replace(work_of(drifting), settings=settings_of(drifting, tile=100))
     monkeypatch.setattr("pipeline.piecework.LEAST", 8)
-    monkeypatch.setattr("pipeline.piecework.PIECE", 80**2 * 1500)
+    monkeypatch.setattr("pipeline.piecework.PIECE", 80**2 * 2300)
     assert {one.window.shape for one in few.pieces} >= {(64, 64)}
     monkeypatch.setattr("pipeline.piecework.LARGE", 1000)
     sides = []
@@ -76,7 +76,7 @@ def test_pieces_of_a_large_grid_are_smaller_the_more_is_said_of_a_pixel(
         work = replace(many, champion=replace(NETWORK, quantities=quantities))
         sides.append(max(one.window.shape[0] for one in work.pieces))
         seen = max(one.outer.shape[0] for one in work.pieces)
-        assert seen**2 * (1000 + 19 * 3 * quantities) < 1.1 * 80**2 * 1500
+        assert seen**2 * (1500 + 35 * 3 * quantities) < 1.1 * 80**2 * 2300
     assert 8 < sides[1] < sides[0] < 64
 
 
