@@ -148,6 +148,13 @@ def test_an_init_time_that_is_no_time_is_explained(config: Path) -> None:
     assert "2020-04-01T13:10Z" in done.output
 
 
+def test_an_init_time_that_is_yet_to_come_publishes_nothing(config: Path) -> None:
+    done = cubecast("forecast", "--config", config, "--init", "2999-01-01T00:00Z")
+    assert done.exit_code == 1
+    assert "ahead of the clock" in done.output
+    assert not load(config).paths.forecasts.exists()
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = cubecast("verify", "--config", tmp_path / "none.toml", "--debug")
     assert done.exception is not None
