@@ -315,7 +315,7 @@ def _withdrawn(path: Path, text: str) -> WithdrawnError:
 
 def _unreadable(path: Path, why: object) -> PublishError:
     return PublishError(
-        f"a published run has a readable {MANIFEST}, but {path}: {why}. Forecast or fetch it again, or remove the folder"
+        f"a published run has a readable {MANIFEST}, but {path}: {why}. Forecast or fetch it again, or remove it"
     )
 
 
