@@ -181,3 +181,9 @@ def test_an_installation_without_tensorflow_is_told_what_to_install() -> None:
 
 def test_a_fault_of_our_own_is_no_traceback_but_says_how_to_get_one() -> None:
     assert explain(ValueError("boom")) == "a fault of cubecast's own, ValueError: boom. --debug shows where"
+
+
+def test_a_full_disk_is_not_called_a_fault_of_cubecast() -> None:
+    said = explain(OSError("1071000 requested and 786400 written"))
+    assert "that the disk has room" in said
+    assert "1071000 requested" in said
