@@ -68,6 +68,9 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in LEARNING:
         return f"this needs {error.name}, which the base installation leaves out: install the extra cpu or gpu"
+    if isinstance(error, OSError):
+        said = f"a file cannot be read or written, {type(error).__name__}: {error}"
+        return f"{said}. See that the disk has room and the folders may be written. --debug shows where"
     return f"a fault of cubecast's own, {type(error).__name__}: {error}. --debug shows where"
 
 

@@ -8,10 +8,12 @@ import select
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from threading import Thread
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from flows.quiet import native_silence
@@ -49,19 +51,52 @@ def by_champion(settings: Settings, init: datetime | None, now: datetime | None)
     """
     with native_silence():  # the champion's load imports TensorFlow
         from models.registry import open_registry
+        from models.serving import public
         from pipeline.forecast import forecast
 
-        served = open_registry(settings, now=False).serve(settings)
-    if served.network is None:
-        return by_the_next_rung(settings, init, now, served.why, served.reason)
+    with _interruptions() as heard:
+        with native_silence():
+            served = open_registry(settings, now=False).serve(settings)
+        _stop_if(heard)
+        if served.network is None:
+            return by_the_next_rung(settings, init, now, served.why, served.reason)
+        try:
+            path = forecast(settings, served.network.champion(), init=init, now=now, why=served.why)
+        except (ConfigError, NotEnoughFramesError, WithdrawnError):  # which have nothing to do with the network
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a network does, there is a forecast
+            _stop_if(heard)
+            return by_the_next_rung(settings, init, now, public(_fault(error), settings))
+        return path, served.reason
+
+
+def _fault(error: Exception) -> str:
+    return str(error) if isinstance(error, CubecastError) else f"the network failed, {type(error).__name__}: {error}"
+
+
+@contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """Signals of Ctrl-C so far: TensorFlow, interrupted, raises a SystemError like one of its own faults."""
+    heard: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, hear)
     try:
-        path = forecast(settings, served.network.champion(), init=init, now=now, why=served.why)
-    except (ConfigError, NotEnoughFramesError, WithdrawnError):  # which have nothing to do with the network
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a network does, there is a forecast
-        why = str(error) if isinstance(error, CubecastError) else f"the network failed, {type(error).__name__}: {error}"
-        return by_the_next_rung(settings, init, now, why)
-    return path, served.reason
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop_if(heard: list[int]) -> None:
+    if heard:
+        raise KeyboardInterrupt
 
 
 def by_the_next_rung(
@@ -116,7 +151,7 @@ def main(config: str, init: str, now: str) -> None:
 
     Whoever asks holds the other end of the standard input: when it is gone, nobody wants the answer any more.
     """
-    Thread(target=_end_with_who_asks, daemon=True).start()
+    threading.Thread(target=_end_with_who_asks, daemon=True).start()
     from pipeline.config import load
 
     times = [datetime.fromisoformat(time) if time else None for time in (init, now)]

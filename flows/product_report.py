@@ -44,10 +44,12 @@ def run_facts(found: RunFacts) -> None:
         "folder": found.path,
         "published": f"{time_text(found.created)} by cubecast {found.code_version}",
         "model": f"{found.model} ({found.source})",
+        **({"because": found.why} if found.why else {}),
         "bands": f"{', '.join(found.bands)}: {', '.join(found.quantities)}",
         **_probabilities(found),
         "snapshot": found.snapshot,
-        "scenes": ", ".join(found.scenes),
+        "scenes": ", ".join(found.scenes) or "none",
+        **({"climatology": found.climatology} if found.climatology else {}),
         **({"useful to": "; ".join(_useful(found))} if found.useful else {}),
         **({"yielded": f"{_given_away(found)}: extrapolation, because the model did worse"} if found.yielded else {}),
     }

@@ -164,7 +164,7 @@ def forecast(
     A champion that cannot be had or does not fit the configuration stops nothing: extrapolation stands in.
 
     Raises:
-        CubecastError: nothing to start from, or the run fails a check.
+        CubecastError: the init time is yet to come, nothing to start from, or the run fails a check.
     """
     from pipeline.config import load
 
@@ -174,12 +174,29 @@ def forecast(
     from pipeline.forecast import outlet
     from pipeline.times import stamp
 
-    time = (now or datetime.now(UTC)) if due or settings.forecast.issue == "due" else None
-    path, warning = issued(config, settings, init, time)
+    clock = now or datetime.now(UTC)
+    _require_come(init, clock)
+    path, warning = issued(config, settings, init, clock if due or settings.forecast.issue == "due" else None)
     published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
     model = f"{published.model.name} {published.model.version}"
     return Forecasted(str(published.path), stamp(published.init), model, files, warning)
+
+
+def _require_come(init: datetime | None, clock: datetime) -> None:
+    """Lets no run be of a time to come: it would stay the latest until then.
+
+    Raises:
+        NotEnoughFramesError: ``init`` lies ahead of the clock.
+    """
+    from pipeline.errors import NotEnoughFramesError
+
+    if init is not None and init > clock:
+        msg = (
+            f"an init time has come, {init:%Y-%m-%d %H:%M}Z is ahead of the clock, {clock:%Y-%m-%d %H:%M}Z: "
+            "name an earlier one, or take --init now"
+        )
+        raise NotEnoughFramesError(msg)
 
 
 def examine(config: Path) -> tuple[Finding, ...]:

@@ -93,7 +93,7 @@ def serve(settings: Settings, source: Source) -> Served:
         served = champion(settings, source)
     except Exception as error:  # noqa: BLE001 - whatever it is, there is another rung to stand on
         served = Served(None, Origin.NOWHERE, _sentence(error))
-    return replace(served, reason=_public(served.reason, settings))
+    return replace(served, reason=public(served.reason, settings))
 
 
 def champion(settings: Settings, source: Source) -> Served:
@@ -271,7 +271,7 @@ def _sentence(error: Exception) -> str:
     return text if isinstance(error, CubecastError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def _public(reason: str, settings: Settings) -> str:
+def public(reason: str, settings: Settings) -> str:
     """Without what a manifest tells nobody: users and passwords of addresses, and where the workspace lies."""
     bare = re.sub(r"//[^/@\s]+@", "//", reason)
     return bare.replace(str(settings.workspace), "WORKSPACE")

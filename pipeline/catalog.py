@@ -165,7 +165,7 @@ def find_run(place: Location, product: str, name: str) -> PublishedRun:
         PublishError: there is none, or more than one.
         WithdrawnError: it was withdrawn.
     """
-    if (Path(name) / MANIFEST).is_file():  # of any product, also a copy
+    if _holds_a_run(Path(name)):  # of any product, also a copy
         return read_run(Path(name))
     shelf = shelf_at(place, product)
     run = open_run(shelf, one_of(published_or_withdrawn(shelf, name), name).name)
@@ -173,6 +173,11 @@ def find_run(place: Location, product: str, name: str) -> PublishedRun:
         msg = f"a run is read while it is there, but {name} went just now: choose another one"
         raise PublishError(msg)
     return run
+
+
+def _holds_a_run(folder: Path) -> bool:
+    """Whether a folder of this machine is of a run, be it whole or not: its name must not lead to another one."""
+    return any((folder / name).is_file() for name in (MANIFEST, WITHDRAWN)) or any(folder.glob("lead-*.tif"))
 
 
 def published_or_withdrawn(shelf: Shelf, name: str) -> list[Entry]:
@@ -323,7 +328,7 @@ def _withdrawn(path: Path, text: str) -> WithdrawnError:
 
 def _unreadable(path: Path, why: object) -> PublishError:
     return PublishError(
-        f"a published run has a readable {MANIFEST}, but {path}: {why}. Forecast again, or remove the folder"
+        f"a published run has a readable {MANIFEST}, but {path}: {why}. Forecast or fetch it again, or remove it"
     )
 
 

@@ -6,6 +6,7 @@ Relative paths are relative to the configuration file.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +215,7 @@ def _explain(error: ValidationError, source: str) -> str:
     faults = _own_faults(error.errors())
     lines = [f"{source}: {len(faults)} value(s) break a rule:"]
     for fault in faults:
-        field = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+        field = _place([str(part) for part in fault["loc"]])
         value = (
             ""
             if fault["type"] in {"missing", "value_error"} and isinstance(fault["input"], dict)
@@ -222,6 +223,12 @@ def _explain(error: ValidationError, source: str) -> str:
         )
         lines.append(f"  {field}{value}: {_rule(fault['type'], fault['msg'])}")
     return "\n".join(lines)
+
+
+def _place(parts: list[str]) -> str:
+    """Where a value stands: in the file, or in a variable of the environment, which beats the file."""
+    field, variable = ".".join(parts) or "(whole file)", "CUBECAST_" + "__".join(parts).upper()
+    return f"{field} (environment variable {variable})" if variable in os.environ else field
 
 
 def _own_faults(faults: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -239,6 +246,7 @@ def _rule(kind: str, message: str) -> str:
     rules = {
         "missing": "is required: add it",
         "extra_forbidden": "is no setting of cubecast: remove it or mend its spelling",
+        "time_delta_parsing": "is a duration, written like PT5M, PT12H or P30D (ISO 8601)",
     }
     return rules.get(kind, message.removeprefix("Value error, "))
 

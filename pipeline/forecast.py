@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import schema
 from pipeline.bounds import valid_ranges
 from pipeline.bucket import Bucket
 from pipeline.config import Settings
@@ -29,6 +30,7 @@ from pipeline.ranking import Ranking
 from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, forecast_bands, remarks
 from pipeline.samples import Sample, sample
+from pipeline.schema import Layout
 from pipeline.scorebook import book
 from pipeline.seams import Certificate, Witness, certify
 from pipeline.specs import BandSpec, MotionSpec
@@ -100,9 +102,12 @@ def forecast(
         ConfigError: a static covariate cannot be read.
         NotEnoughFramesError: nothing to start from.
         PublishError: the run fails a check.
+        StoreError: no cube, or one of another layout than the configuration's.
         WithdrawnError: the run was withdrawn.
     """
-    situation = situate(settings, open_cube(store_of(settings)), init, now)
+    cube = open_cube(store_of(settings))
+    schema.check(cube.root, Layout.of(settings), but=frozenset({"forecast"}))  # any bands of the cube can be
+    situation = situate(settings, cube, init, now)
     if not situation.sample.context:
         _require_past(settings, situation)
         champion = None

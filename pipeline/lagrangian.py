@@ -124,7 +124,8 @@ def advance(forecast: Forecast, trajectories: Sequence[Trajectories]) -> Forecas
         trajectories: one a batch item.
 
     Returns:
-        The same quantities; source and age go with the nearest pixel, NONE and NaN where no band is known.
+        The same quantities; source and age go with the nearest pixel that has them, NONE and NaN exactly where no band
+        is known.
     """
     values, source, age = np.empty_like(forecast.values), np.empty_like(forecast.source), np.empty_like(forecast.age)
     horizon = values.shape[1]
@@ -173,7 +174,23 @@ def _moved(layer: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.
 def _labels(
     labels: NDArray[Pixel], travelled: NDArray[np.float32], known: NDArray[np.bool_], *, outside: float
 ) -> NDArray[Pixel]:
-    """Labels moved by the nearest pixel; ``outside`` where nothing is known, be the nearest pixel known or not."""
+    """Labels moved by the nearest pixel; ``outside`` where nothing is known, be the nearest pixel known or not.
+
+    A known pixel whose nearest one is ``outside`` got its value from the three around that: it takes the highest of
+    their labels, the lowest rung and the greatest age. At the edge of a radar's disc that was 1 pixel in 2000.
+    """
     same = (labels == labels[0, 0]).all()  # as mostly: one model and one newest frame made them all
     moved = labels if same else warp_nearest(labels, travelled, outside=outside)
-    return np.where(known, moved, labels.dtype.type(outside))
+    moved = np.where(known, moved, labels.dtype.type(outside))
+    orphans = np.nonzero(known & (np.isnan(moved) if np.isnan(outside) else moved == outside))
+    moved[orphans] = _highest_around(labels, np.stack(orphans[::-1], axis=-1) - travelled[orphans])
+    return moved
+
+
+def _highest_around(labels: NDArray[Pixel], places: NDArray[np.floating]) -> NDArray[Pixel]:
+    """Highest label of the four pixels around each place, NaN left aside; places are ``(n, 2)``, x and y."""
+    last = np.array(labels.shape[::-1]) - 1
+    left, top = np.clip(np.floor(places), 0, last).astype(np.intp).T
+    right, bottom = np.clip(np.ceil(places), 0, last).astype(np.intp).T
+    corners = [labels[y, x] for y in (top, bottom) for x in (left, right)]
+    return np.fmax.reduce(corners, axis=0)

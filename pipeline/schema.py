@@ -155,10 +155,10 @@ def manifest_slots(layout: Layout) -> int:
     return max(1, min(512, REFERENCES // chunks))
 
 
-def check(root: zarr.Group, layout: Layout) -> None:
-    """Raises StoreError where a cube was made for another layout."""
+def check(root: zarr.Group, layout: Layout, *, but: frozenset[str] = frozenset()) -> None:
+    """Raises StoreError where a cube was made for another layout; settings of bands named in ``but`` do not matter."""
     found = read(root)
-    differences = list(_differences("", _kept(layout), _kept(found)))
+    differences = list(_differences("", _kept(layout, but), _kept(found, but)))
     if differences:
         msg = (
             f"a cube keeps the product, bands, grid and axis it was made with, but {'; '.join(differences)}. "
@@ -167,10 +167,11 @@ def check(root: zarr.Group, layout: Layout) -> None:
         raise StoreError(msg)
 
 
-def _kept(layout: Layout) -> dict[str, Any]:
+def _kept(layout: Layout, but: frozenset[str]) -> dict[str, Any]:
     """What a cube keeps of its layout; how the scenes' files are read, and bands learned, may change."""
     attributes = layout.to_attributes()
-    bands = [{key: value for key, value in band.items() if key not in NOT_OF_THE_CUBE} for band in attributes["bands"]]
+    other = NOT_OF_THE_CUBE | but
+    bands = [{key: value for key, value in band.items() if key not in other} for band in attributes["bands"]]
     return attributes | {"bands": bands}
 
 

@@ -66,7 +66,8 @@ class RunFacts:
 
     ``newest``: no other one of the product is newer. ``useful``: by band, how far ahead forecasts like it had been
     useful. ``yielded``: leads (minutes) and bands at which extrapolation was published, because the model had done
-    worse.
+    worse. ``why``: it is not by MLflow's champion; empty: it is, or there is none. ``climatology``: why there is
+    some, and of which scenes; empty: there is none.
     """
 
     product: str
@@ -87,6 +88,8 @@ class RunFacts:
     useful: dict[str, UsefulHorizon]
     yielded: tuple[tuple[int, str], ...]
     probabilities: tuple[Chance, ...] = ()
+    why: str = ""
+    climatology: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | Non
         RasterioError: a quality file cannot be read.
     """
     manifest = json.loads((run.path / MANIFEST).read_text(encoding="utf-8"))
+    filled = manifest.get("climatology")
     model = f"{run.model.name} {run.model.version}"
     met = () if skill is None else skill.runs.get(run.run_key, ())
     usual = () if skill is None else skill.models.get(model, ())
@@ -135,6 +139,8 @@ def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | Non
         useful=usefulness_of(manifest),
         yielded=run.yielded,
         probabilities=run.chances,
+        why=manifest.get("rung", {}).get("why", ""),
+        climatology=f"{filled['reason']}: {', '.join(filled['scenes'])}" if filled else "",
     )
 
 

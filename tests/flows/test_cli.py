@@ -161,6 +161,13 @@ def test_an_init_time_that_is_no_time_is_explained(config: Path) -> None:
     assert "2020-04-01T13:10Z" in done.output
 
 
+def test_an_init_time_that_is_yet_to_come_publishes_nothing(config: Path) -> None:
+    done = cubecast("forecast", "--config", config, "--init", "2999-01-01T00:00Z")
+    assert done.exit_code == 1
+    assert "ahead of the clock" in done.output
+    assert not load(config).paths.forecasts.exists()
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = cubecast("verify", "--config", tmp_path / "none.toml", "--debug")
     assert done.exception is not None
@@ -187,3 +194,9 @@ def test_an_installation_without_tensorflow_is_told_what_to_install() -> None:
 
 def test_a_fault_of_our_own_is_no_traceback_but_says_how_to_get_one() -> None:
     assert explain(ValueError("boom")) == "a fault of cubecast's own, ValueError: boom. --debug shows where"
+
+
+def test_a_full_disk_is_not_called_a_fault_of_cubecast() -> None:
+    said = explain(OSError("1071000 requested and 786400 written"))
+    assert "that the disk has room" in said
+    assert "1071000 requested" in said

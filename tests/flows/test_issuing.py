@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
 
 from flows import verbs
+from flows.issuing import by_champion
+from pipeline.config import Settings, load
 from pipeline.errors import CubecastError
+from pipeline.rungs import Champion
 
 
 @pytest.fixture
@@ -72,6 +76,29 @@ def test_a_network_that_is_killed_stops_nothing(ingested: Path) -> None:
 def test_what_the_user_has_to_mend_comes_out_of_the_other_process(product: Path) -> None:
     with pytest.raises(CubecastError, match="ingest"):
         verbs.forecast(under("PT5M", product))
+
+
+class Interrupted:
+    """A registry whose network is stopped by Ctrl-C and says that of itself as TensorFlow does."""
+
+    network, why, reason = property(lambda self: self), "", ""
+
+    def serve(self, _: Settings) -> Self:
+        return self
+
+    def champion(self) -> Champion:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise SystemError("bad argument to internal function")
+
+
+def test_ctrl_c_in_the_network_publishes_nothing(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.registry.open_registry", lambda *_, **__: Interrupted())
+    settings, before = load(ingested), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        by_champion(settings, None, None)
+    assert not settings.paths.forecasts.exists()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def forecasting_under(deadline: str, product: Path) -> subprocess.Popen[str]:

@@ -19,6 +19,8 @@ def said(
     useful: dict[str, UsefulHorizon],
     yielded: tuple[tuple[int, str], ...] = (),
     chances: tuple[Chance, ...] = (),
+    why: str = "",
+    climatology: str = "",
 ) -> str:
     bands = tuple(useful) or ("rain",)
     run_facts(
@@ -41,6 +43,8 @@ def said(
             useful=useful,
             yielded=yielded,
             probabilities=chances,
+            why=why,
+            climatology=climatology,
         )
     )
     return " ".join(capsys.readouterr().out.split())
@@ -70,3 +74,14 @@ def test_show_names_each_event_and_the_band_that_says_how_likely_it_is(capsys: p
     both = said(capsys, {"rain": KNOWN, "top": KNOWN}, chances=(RAIN, COLD))
     assert "rain at least 0.5 mm (rain_p_ge_0p5), top under 253 K (top_p_lt_253)" in both
     assert "probabilities" not in said(capsys, {"rain": KNOWN})
+
+
+def test_show_says_why_a_run_is_not_by_the_champion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "model rain 1 (network) because a copy stood in" in said(capsys, {}, why="a copy stood in")
+    assert "because" not in said(capsys, {})
+
+
+def test_show_says_why_there_is_climatology(capsys: pytest.CaptureFixture[str]) -> None:
+    filled = "no scene of the last 8 slots: 20240531T0500Z-a"
+    assert f"scenes none climatology {filled}" in said(capsys, {}, climatology=filled)
+    assert "climatology" not in said(capsys, {})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +13,7 @@ from pipeline.bucket import Bucket
 from pipeline.catalog import LATEST, PublishedRun, at_hand, find_run, latest, read_run, runs
 from pipeline.errors import PublishError, WithdrawnError
 from pipeline.passport import check_files
-from pipeline.record import Outlet, run_key
+from pipeline.record import MANIFEST, Outlet, run_key
 from pipeline.shelf import shelf_at
 from pipeline.withdrawal import withdraw
 from tests.pipeline.published import INIT, PRODUCT, RUN, an_outlet, at, publish_run, the_latest, visible
@@ -91,6 +92,25 @@ def test_a_run_is_found_by_key_by_init_time_and_by_path(outlet: Outlet) -> None:
     publish_run(outlet, at(5))
     names = [path.name, "2020-04-01T13:10Z", "20200401T1310Z", path.as_posix(), f"{path.parent.as_posix()}/"]
     assert {_found(outlet, name).path for name in names} == {path}
+
+
+def test_a_copy_that_lost_its_manifest_is_not_taken_for_the_run_that_it_is_a_copy_of(tmp_path: Path) -> None:
+    outlet = an_outlet(tmp_path / "shelf")
+    path = publish_run(outlet)
+    copy = Path(shutil.copytree(path, tmp_path / "copy" / path.name))
+    assert _found(outlet, str(copy)).path == copy
+    (copy / MANIFEST).unlink()
+    with pytest.raises(PublishError, match=f"has a readable run.json, but {copy}"):
+        _found(outlet, str(copy))
+
+
+def test_a_copy_of_a_withdrawn_run_says_why_it_was_withdrawn(tmp_path: Path) -> None:
+    outlet = an_outlet(tmp_path / "shelf")
+    path = publish_run(outlet)
+    withdraw(outlet.place, PRODUCT, path.name, "upside down")
+    copy = Path(shutil.copytree(path, tmp_path / "copy"))
+    with pytest.raises(WithdrawnError, match="upside down"):
+        _found(outlet, str(copy))
 
 
 def test_a_name_that_is_no_run_s_is_refused_with_a_reason(outlet: Outlet) -> None:

@@ -111,6 +111,13 @@ def test_a_bad_variable_of_the_environment_is_an_error_of_the_user(monkeypatch: 
     assert "environment variable" in refusal(DOCUMENT)
 
 
+def test_a_rule_that_a_variable_of_the_environment_breaks_is_not_blamed_on_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBECAST_FORECAST__TILE", "1")
+    assert "forecast.tile (environment variable CUBECAST_FORECAST__TILE) = '1'" in refusal(DOCUMENT)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -131,7 +138,7 @@ def test_a_bad_variable_of_the_environment_is_an_error_of_the_user(monkeypatch: 
         ("grid.width", 0, "grid.width = 0"),
         ("axis.cadence", "PT0S", "axis.cadence"),
         ("axis.cadence", "PT0.5S", "is whole minutes"),
-        ("axis.cadence", "often", "axis.cadence = 'often'"),
+        ("axis.cadence", "often", "axis.cadence = 'often': is a duration, written like PT5M"),
         ("samples.max_age", 2, "samples.max_age holds the context: at least 3, found 2"),
         ("motion.band", 2, "motion.band is one of the 1 bands, found 2"),
         ("training.chip", 30, "training.chip is a multiple of training.patch (4), found 30"),

@@ -15,7 +15,7 @@ from pipeline.baselines import Ladder
 from pipeline.catalog import latest, read_run, runs
 from pipeline.config import Settings
 from pipeline.doubt import Doubt, Doubted
-from pipeline.errors import NotEnoughFramesError
+from pipeline.errors import NotEnoughFramesError, StoreError
 from pipeline.forecast import choose_init, forecast, look
 from pipeline.predictor import Source
 from pipeline.record import ModelRef
@@ -242,6 +242,13 @@ def test_nothing_new_enough_to_look_at_is_an_error_that_says_what_to_do(late: Pr
         look(tuned(late), late.cube(), late.time(20))
     with pytest.raises(NotEnoughFramesError, match=r"available 2024-06-01 05:00Z \(forecast\.delay\)"):
         forecast(tuned(late), None, init=late.time(0))
+
+
+def test_a_configuration_that_the_cube_was_not_made_with_is_refused(late: Product) -> None:
+    asked = tuned(late)
+    slower = asked.model_copy(update={"axis": asked.axis.model_copy(update={"cadence": timedelta(hours=1)})})
+    with pytest.raises(StoreError, match=r"axis\.cadence is .* in the configuration and .* in the cube"):
+        forecast(slower, None)
 
 
 def test_an_empty_cube_is_an_error(landmark: Product) -> None:

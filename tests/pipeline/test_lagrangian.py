@@ -219,6 +219,19 @@ def test_many_quantities_move_as_each_would_alone() -> None:
     np.testing.assert_array_equal(together.source, apart.source)
 
 
+def test_whatever_has_a_value_has_a_source_and_an_age() -> None:
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    seen = np.hypot(y - 40, x - 60) < 30  # a disc, as a radar sees
+    labels = np.where(seen, np.uint8(Source.NETWORK), np.uint8(Source.NONE))
+    ages = np.where(seen, np.float32(x % 3), np.float32(np.nan))
+    still = Forecast(ages[None, None, None, ..., None], labels[None, None], ages[None, None], ("mean",))
+    moved = advance(still, [uniform(1.4, -0.7)])
+    known = np.isfinite(moved.values[0, 0, 0, ..., 0])
+    assert 2500 < known.sum() < 3200
+    np.testing.assert_array_equal(moved.source[0, 0] == Source.NETWORK, known)
+    np.testing.assert_array_equal(np.isfinite(moved.age[0, 0]), known)
+
+
 def test_a_pixel_known_in_one_band_keeps_its_source() -> None:
     forecast = Advected(Counting(), SPEC).predict(context(bands=2), 1)
     assert np.isnan(forecast.values[0, 0, 0, 40, 30, 0])

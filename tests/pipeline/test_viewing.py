@@ -74,6 +74,17 @@ def test_facts_are_those_of_the_quality_files(product: Product) -> None:
     assert (second.minutes, second.valid_time) == (10, product.time(4))
 
 
+def test_a_run_tells_why_the_champion_did_not_make_it_and_why_it_has_climatology(product: Product) -> None:
+    asked = tuned(product)
+    plain = run_facts(published(product, 3), None)
+    assert (plain.why, plain.climatology) == ("", "")
+    run = read_run(forecast(asked, None, now=product.time(20), why="the network failed"))
+    told = run_facts(run, None)
+    assert told.why == "the network failed"
+    assert told.climatology.startswith("no scene of the last")
+    assert told.scenes == ()
+
+
 def test_only_the_newest_run_is_the_newest(product: Product) -> None:
     older, newest = published(product, 1), published(product, 2)
     assert run_facts(newest, newest).newest
