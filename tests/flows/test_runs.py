@@ -88,7 +88,7 @@ def test_a_run_is_named_after_the_product_and_the_init_time(prefect_server: None
 
     def publish(*_: object) -> Any:
         seen.append(str(flow_run.name))
-        return type("Done", (), {"run": "folder"})
+        return type("Done", (), {"run": "folder", "warning": ""})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(forecast.fn.__globals__, "publish_forecast", publish)
