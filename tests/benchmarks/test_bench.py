@@ -14,6 +14,7 @@ from tests.benchmarks import (
     bench_attention,
     bench_chips,
     bench_convlstm,
+    bench_forecast,
     bench_ingest,
     bench_reader,
     study_networks,
@@ -29,9 +30,15 @@ TINY = {
     "chips": "--here --repeats 1 --slots 2 --side 192 --chips 2",
     "attention": "--here --repeats 1 --chip 32 --batch 1 --filters 4",
     "convlstm": "--here --repeats 1 --tiny",
+    "forecast": "--repeats 1 --side 256 --peaks",
     "reader": "--slots 40 --side 128 --chip 32 --repeats 1 --reads 3 --steps 2",
 }
-LEARNING = {"attention": bench_attention.main, "convlstm": bench_convlstm.main, "reader": bench_reader.main}
+LEARNING = {
+    "attention": bench_attention.main,
+    "convlstm": bench_convlstm.main,
+    "forecast": bench_forecast.main,
+    "reader": bench_reader.main,
+}
 MAINS = {"ingest": bench_ingest.main, "append": bench_append.main, "chips": bench_chips.main}
 CASES = [*MAINS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in LEARNING.items())]
 FIGURES = {
@@ -45,6 +52,7 @@ FIGURES = {
     "chips": {"random chips, Cube.read", "aligned chips, arrays"},
     "attention": {"attention / convlstm", "attention / convlstm, peak"},
     "convlstm": set(),
+    "forecast": {"reading the context / forward passes", "writing / GDAL's COG driver on the same arrays"},
     "reader": {"plain chips / training"},
 }
 
