@@ -23,6 +23,7 @@ from models.trainings import Delivered, Training, Trainings
 from pipeline.config import Settings
 from pipeline.errors import ModelError, ServiceError
 from pipeline.forecast import forecast
+from pipeline.ingest import ingest
 from pipeline.passport import Verdict, verify
 from pipeline.predictor import Context
 from pipeline.record import ModelRef
@@ -379,8 +380,8 @@ def test_a_published_run_is_made_again_from_the_version_that_the_registry_keeps(
     product: Settings, sky: Settings, make_network: Callable[..., Network], tmp_path: Path
 ) -> None:
     registry = open_registry(product)
-    product.workspace.mkdir(exist_ok=True)
-    product.paths.cube.symlink_to(sky.paths.cube)
+    (tmp_path / "inbox").symlink_to(sky.scenes.folder)
+    ingest(product)  # a cube keeps the name of its product
     register(registry, make_network(product, trained=True), good=True)
     tile = product.forecast.tile
     run = forecast(product, loaded(registry, product).champion(tile))
