@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, task
 
 from flows import verbs
-from flows.runs import FLOW_TIMEOUT, QUICK, log_progress, run_name
+from flows.events import emit
+from flows.runs import FLOW, QUICK, log_progress
+from flows.waiting import give_up
 
 
 @task(**QUICK)
@@ -16,7 +20,7 @@ def score_forecasts(config: Path) -> verbs.Verified:
     return verbs.verify(config, progress=log_progress("runs"))
 
 
-@flow(name="verify", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+@flow(name="verify", **FLOW)
 def verify(config: Path) -> int:
     """Scores every published lead whose truth has come, once, beside persistence and extrapolation.
 
@@ -26,4 +30,9 @@ def verify(config: Path) -> int:
     Returns:
         How many leads were scored now.
     """
-    return score_forecasts(config).scored
+    began = datetime.now(UTC)
+    done = score_forecasts(config)
+    give_up(began)
+    for alarm in getattr(done, "alarms", ()):
+        emit(alarm.kind, verbs.product_name(config), asdict(alarm))
+    return done.scored
