@@ -9,6 +9,7 @@ from prefect import flow, task
 from prefect.logging import get_run_logger
 
 from flows import verbs
+from flows.artifacts import show_forecast
 from flows.events import FORECAST_LATE, FORECAST_PUBLISHED, emit
 from flows.runs import FLOW, LATER, QUICK
 from flows.waiting import give_up
@@ -47,7 +48,7 @@ def forecast(config: Path, init: UtcTime | None = None) -> str:
         Folder of the newest run; empty where that was withdrawn.
     """
     if init is not None:
-        return _told(config, publish_forecast(config, init)).run
+        return _shown(config, publish_forecast(config, init)).run
     tried: set[datetime] = set()
     while (newest := _newest(config)) is not None:
         left = [time for time in find_missing(config, newest.init) if time not in tried]
@@ -62,7 +63,7 @@ def _newest(config: Path) -> verbs.Forecasted | None:
     """Publishes the newest run, for all who have asked for it so far; None where a person has taken it back."""
     began = datetime.now(UTC)
     try:
-        done = _told(config, publish_forecast(config, None))
+        done = _shown(config, publish_forecast(config, None))
     except WithdrawnError as error:
         get_run_logger().warning("%s", error)
         return None
@@ -75,6 +76,14 @@ def _make_up(config: Path, init: datetime) -> None:
         _told(config, make_up(config, init))
     except Exception as error:  # noqa: BLE001 - the others are made all the same
         get_run_logger().warning("the run of %s cannot be made up for: %s", f"{init:%Y-%m-%d %H:%M}Z", error)
+
+
+def _shown(config: Path, done: verbs.Forecasted) -> verbs.Forecasted:
+    """Tells of a run, and shows one that was published now on Prefect's pages."""
+    _told(config, done)
+    if done.fresh:
+        show_forecast(config, done.run)
+    return done
 
 
 def _told(config: Path, done: verbs.Forecasted) -> verbs.Forecasted:
