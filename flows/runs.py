@@ -36,6 +36,9 @@ QUICK: Final[dict[str, Any]] = {
 }
 """Idempotent and quick: tried again."""
 
+LATER: Final[dict[str, Any]] = QUICK | {"retries": 0}
+"""Idempotent and quick, and the next run of the flow tries it again."""
+
 ONCE: Final[dict[str, Any]] = {"retries": 0, "timeout_seconds": FLOW_TIMEOUT, "persist_result": False}
 """Long and costly: a second try is a person's decision."""
 
@@ -55,6 +58,14 @@ def _product(config: Path) -> str:
         return str(tomllib.loads(config.read_text(encoding="utf-8"))["product"]["name"])
     except (OSError, ValueError, LookupError, TypeError):
         return config.stem
+
+
+FLOW: Final[dict[str, Any]] = {
+    "flow_run_name": run_name,
+    "timeout_seconds": FLOW_TIMEOUT,
+    "persist_result": False,
+}
+"""Every flow: named, and ended in time."""
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:
