@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import verbs
+from flows import feed, verbs
 from flows.feed import CADENCE, _send, _sky, made_up
 from pipeline.config import load
 from pipeline.synthetic_feed import Fate, fate_of
