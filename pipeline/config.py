@@ -24,6 +24,7 @@ from pipeline.specs import (
     CovariateSpec,
     ForecastSpec,
     GridSpec,
+    ModelSpec,
     MotionSpec,
     ProductSpec,
     SampleSpec,
@@ -87,6 +88,11 @@ class Workspace:
         """A folder a training: its checkpoints, and what MLflow is to be told."""
         return self.root / "trainings"
 
+    @property
+    def promotions(self) -> Path:
+        """Which version became champion when and why, and the lock of whoever changes that."""
+        return self.root / "promotions"
+
 
 class Settings(BaseSettings):
     """The whole configuration of one product."""
@@ -108,6 +114,7 @@ class Settings(BaseSettings):
     training: TrainingSpec = TrainingSpec()
     forecast: ForecastSpec = ForecastSpec()
     verification: VerificationSpec = VerificationSpec()
+    models: ModelSpec = ModelSpec()
     tracking: TrackingSpec = TrackingSpec()
     services: ServiceSpec = ServiceSpec()
 
