@@ -19,8 +19,8 @@ from models.material import plan
 from models.prediction import Network
 from pipeline.bounds import valid_ranges
 from pipeline.config import Settings
-from pipeline.coverage import Coverage
 from pipeline.covariates import covariates_of
+from pipeline.coverage import Coverage
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import CubecastError, ModelError, NotEnoughFramesError
 from pipeline.evaluation import Answer, Scores, counted

@@ -1,4 +1,4 @@
-"""Whether a challenger takes the champion's place: what both met at the same held-out init times decides, nobody's hope.
+"""Whether a challenger takes the champion's place: what both met at the same held-out init times decides.
 
 Two errors are compared by the paired block bootstrap of :mod:`pipeline.significance`. The score of a forecast is its
 root mean squared error (what networks are trained for) at each lead and band, divided by what both forecasts have
@@ -174,9 +174,7 @@ def judge(trial: Trial, spec: ModelSpec) -> Ruling:
     return Ruling(_decision(conditions), rival.name, conditions, overall, leads, trial.leads, best.name, lower, wanted)
 
 
-def compare(
-    ours: Entrant, theirs: Entrant, trial: Trial, *, lead: int | None = None, level: float = LEVEL
-) -> Evidence:
+def compare(ours: Entrant, theirs: Entrant, trial: Trial, *, lead: int | None = None, level: float = LEVEL) -> Evidence:
     """Error of one entrant relative to another's, minus 1: -0.1 is an error that is 10 % smaller.
 
     Args:
@@ -250,18 +248,20 @@ def _enough(found: Evidence, wanted: int, spec: ModelSpec) -> Condition:
     if found.sufficient:
         return Condition("evidence", met=True, reason=f"{said}; {asked}")
     rule = f"insufficient evidence: {said}, under {LEAST_BLOCKS} nothing is concluded"
-    return Condition("evidence", met=False, reason=f"{rule}; {asked}: ingest more scenes or raise samples.test_fraction")
+    return Condition(
+        "evidence", met=False, reason=f"{rule}; {asked}: ingest more scenes or raise samples.test_fraction"
+    )
 
 
 def _better(found: Evidence, rival: str) -> Condition:
     met = found.verdict is Verdict.LOWER
-    said = f"over all leads its error is {_apart(found.estimate)} than that of {rival} ({_interval(found)})"
+    said = f"over all leads its error, held against {rival}'s, is {told(found)}"
     return Condition("better", met=met, reason=said if met else f"{said}, which does not show that it is better")
 
 
 def _no_worse(found: Evidence, baseline: str) -> Condition:
     met = isfinite(found.estimate) and found.estimate < 0 and found.verdict is not Verdict.HIGHER
-    said = f"its error is {_apart(found.estimate)} than that of the best baseline, {baseline} ({_interval(found)})"
+    said = f"its error, held against the best baseline's, {baseline}, is {told(found)}"
     return Condition("baseline", met=met, reason=said)
 
 
@@ -310,6 +310,15 @@ def _publishable(trial: Trial) -> Condition:
     return Condition("smoke", met=True, reason="a forecast that was tried passes the product's checks")
 
 
+def told(found: Evidence) -> str:
+    """An error relative to another one, in words.
+
+    >>> told(Evidence(0.081, 0.02, 0.14, 0.98, 60, 10))
+    '8.1 % larger (98 % interval +2.0 to +14.0 %)'
+    """
+    return f"{_apart(found.estimate)} ({_interval(found)})"
+
+
 def _apart(part: float) -> str:
     """How an error relates to another one.
 
@@ -322,7 +331,7 @@ def _apart(part: float) -> str:
 
 
 def _interval(found: Evidence) -> str:
-    return f"{found.level:.1%} interval {found.low * 100:+.1f} to {found.high * 100:+.1f} %".replace(".0%", " %")
+    return f"{100 * found.level:.3g} % interval {100 * found.low:+.1f} to {100 * found.high:+.1f} %"
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Who served when, and why: a line of JSON for each change, on the disk when the call returns, and never touched again."""
+"""Who served when, and why: a line of JSON for each change, on the disk when the call returns, never touched again."""
 
 from __future__ import annotations
 

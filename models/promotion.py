@@ -88,7 +88,9 @@ class Promotions:
         with self.history.alone():
             serving = self._serving()
             if serving == version:
-                raise ModelError(f"a version is promoted that does not serve yet, version {version} is champion already")
+                raise ModelError(
+                    f"a version is promoted that does not serve yet, version {version} is champion already"
+                )
             if serving != against:
                 raise ChangedError(_changed(version, against, serving))
             if serving is not None:
@@ -150,7 +152,7 @@ class Promotions:
         return entry
 
     def _serving(self) -> str | None:
-        """The champion; that somebody has let the alias point elsewhere is put on record, as it explains what follows."""
+        """The champion; where somebody has let the alias point elsewhere, that is put on record."""
         serving, known = self.roles.alias(CHAMPION), self.history.champion
         if serving is not None and serving != known:
             reason = "the alias was set on MLflow's page, or by a command that was ended before it could say so"

@@ -105,9 +105,7 @@ def trial(world: World, inits: int, seed: int, *, gain: float = 0.0) -> Trial:
     )
 
 
-def _series(
-    random: np.random.Generator, inits: int, alike: NDArray[np.float64], along: float
-) -> NDArray[np.float64]:
+def _series(random: np.random.Generator, inits: int, alike: NDArray[np.float64], along: float) -> NDArray[np.float64]:
     """Unit normal autoregressions ``(init, lead)``, whose neighbouring leads resemble each other."""
     leads = np.arange(len(alike))
     root = np.linalg.cholesky(along ** np.abs(leads[:, None] - leads))
