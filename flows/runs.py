@@ -38,6 +38,9 @@ QUICK: Final[dict[str, Any]] = {
 }
 """Idempotent and quick: tried again."""
 
+LATER: Final[dict[str, Any]] = QUICK | {"retries": 0}
+"""Idempotent and quick, and the next run of the flow tries it again."""
+
 ONCE: Final[dict[str, Any]] = {"retries": 0, "timeout_seconds": FLOW_TIMEOUT, "persist_result": False}
 """Long and costly: a second try is a person's decision."""
 
