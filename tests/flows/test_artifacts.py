@@ -36,7 +36,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_report_has_picture_leads_and_where_everything_is(published: tuple[Path, str]) -> None:
     found = digest(*published)
     text = forecast_text(found)
-    assert "![reflectance at +5 min, +15 min, +30 min](data:image/png;base64,iVBOR" in text
+    first, _, last = found.shown
+    assert text.count("](data:image/png;base64,iVBOR") == 1
+    assert f"![reflectance at +{first} min, " in text
+    assert f"+{last} min; one colour scale" in text
     for fact in (found.facts.run_key, found.facts.snapshot, found.facts.path, "extrapolation 1"):
         assert fact in text
     assert text.count("| +") == len(found.facts.leads)
