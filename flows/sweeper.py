@@ -186,9 +186,7 @@ class Sweeper:
         for run in self._crashed():
             if run.again >= TRIES:
                 given_up.append(run.name)
-                self._say(
-                    f"{self._title(run)} crashed {run.again + 1} times and is given up: flow run {run.id}"
-                )
+                self._say(f"{self._title(run)} crashed {run.again + 1} times and is given up: flow run {run.id}")
             elif self._do_again(run):
                 again.append(run.name)
             self._known.add(run.id)
