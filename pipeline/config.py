@@ -18,12 +18,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipeline.bounds import valid_ranges
 from pipeline.errors import ConfigError
+from pipeline.grid import window_of
 from pipeline.specs import (
     AxisSpec,
     BandSpec,
     CovariateSpec,
     ForecastSpec,
     GridSpec,
+    ModelSpec,
     MotionSpec,
     ProductSpec,
     SampleSpec,
@@ -73,6 +75,11 @@ class Workspace:
         return self.root / "logs"
 
     @property
+    def alarms(self) -> Path:
+        """When skill was lost and when it came back, a line each."""
+        return self.root / "alarms.jsonl"
+
+    @property
     def cache(self) -> Path:
         """What can be made again: aligned training frames."""
         return self.root / "cache"
@@ -91,6 +98,11 @@ class Workspace:
     def trainings(self) -> Path:
         """A folder a training: its checkpoints, and what MLflow is to be told."""
         return self.root / "trainings"
+
+    @property
+    def promotions(self) -> Path:
+        """Which version became champion when and why, and the lock of whoever changes that."""
+        return self.root / "promotions"
 
 
 class Settings(BaseSettings):
@@ -113,6 +125,7 @@ class Settings(BaseSettings):
     training: TrainingSpec = TrainingSpec()
     forecast: ForecastSpec = ForecastSpec()
     verification: VerificationSpec = VerificationSpec()
+    models: ModelSpec = ModelSpec()
     tracking: TrackingSpec = TrackingSpec()
     services: ServiceSpec = ServiceSpec()
 
@@ -143,6 +156,16 @@ class Settings(BaseSettings):
         for name in (*self.verification.thresholds, *self.verification.spans):
             if name not in forecast:
                 msg = f"verification.thresholds and .spans name forecast bands, {forecast}, found {name!r}"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _scores_regions_of_the_grid(self) -> Self:
+        grid = self.grid.geobox()
+        for name, bounds in self.verification.regions.items():
+            if window_of(bounds, grid) is None:
+                area = [round(edge, 3) for edge in grid.extent.boundingbox.bbox]
+                msg = f"verification.regions lie on the grid, {area} in its CRS, found {list(bounds)} for {name}"
                 raise ValueError(msg)
         return self
 
