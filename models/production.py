@@ -19,6 +19,7 @@ from pipeline import durable, strata, waiting
 from pipeline.scorebook import FORECAST, RunScores, Score, load
 from pipeline.strata import Part
 from pipeline.times import TimeAxis
+from pipeline.waiting import Waiting
 
 AT_ONCE: Final = 500  # runs told in one go; what is older than that goes the next times
 TOGETHER: Final = 20  # runs that are noted as told together
@@ -72,7 +73,7 @@ class Production:
     @property
     def untold(self) -> dict[str, list[int]]:
         """Scored leads (minutes) that MLflow does not know, by name of a run's page, oldest init time first."""
-        return self._since(self.told)
+        return self._since(self.told, self._waiting)
 
     @property
     def told(self) -> Told:
@@ -96,9 +97,10 @@ class Production:
         run, told, count = desk.production_run(), self.told, 0
         if run != told.run:
             told = Told(run)
-        names = iter(list(self._since(told).items())[:AT_ONCE])
+        known = self._waiting
+        names = iter(list(self._since(told, known).items())[:AT_ONCE])
         while group := list(islice(names, TOGETHER)):
-            numbers = [number for name, leads in group for number in self._numbers(name, leads)]
+            numbers = [one for name, leads in group for one in self._numbers(name, leads, known.leads[name][-1])]
             desk.log_metrics(run, numbers)
             for name, leads in group:
                 told.leads[name] = sorted({*told.leads.get(name, ()), *leads})
@@ -114,8 +116,11 @@ class Production:
     def _mark(self) -> Path:
         return self._state / "production.json"
 
-    def _since(self, told: Told) -> dict[str, list[int]]:
-        known = waiting.load(self._state / "waiting.json")
+    @property
+    def _waiting(self) -> Waiting:
+        return waiting.load(self._state / "waiting.json")
+
+    def _since(self, told: Told, known: Waiting) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for name in sorted(known.leads):
             seen = {*known.open[name], *told.leads.get(name, ())}
@@ -124,14 +129,14 @@ class Production:
                 found[name] = new
         return found
 
-    def _numbers(self, name: str, leads: Sequence[int]) -> Iterator[Number]:
-        """Numbers of some leads of a run; with its last lead also the means by rung and region."""
+    def _numbers(self, name: str, leads: Sequence[int], last: int) -> Iterator[Number]:
+        """Numbers of some leads of a run; with its last lead also the means by rung and region, over all by then."""
         path = self.folder / f"{name}.json"
         run = load(path)
         if run is None:
             return
         values = dict(_by_lead(run, leads))
-        if max(run.scored_leads(), default=-1) in leads:
+        if last in leads:
             values |= dict(_by_part(strata.load(path)))
         time, step = int(run.init.timestamp() * 1000), self.axis.slot(run.init)
         yield from (Number(key, value, time, step) for key, value in values.items())

@@ -175,7 +175,7 @@ def _any(rows: Iterable[Row]) -> bool:
 
 
 def _lead_ticks(rows: Sequence[Row]) -> dict[float, str]:
-    every = max(1, -(-len(rows) // 12))
+    every = max(1, -(-len(rows) // 8))
     return {float(row.name): _lead(int(row.name)) for row in rows[every - 1 :: every]}
 
 

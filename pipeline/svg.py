@@ -12,6 +12,7 @@ WIDTH: Final = 640
 HEIGHT: Final = 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 30, 36  # room around the plot
 TICKS: Final = 5
+ROWS: Final = 4  # of labels of upright lines
 LETTER: Final = 6.6  # width of a letter of a key
 # Okabe and Ito's colours, told apart by the colour-blind.
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -78,7 +79,7 @@ def line_chart(title: str, lines: Sequence[Line], marks: Marks) -> str:
         *(_span(across, span) for span in marks.spans),
         *_grid(up, steps, percent=marks.percent),
         *_labels(across, marks.ticks),
-        *(_upright(across, place, text) for place, text in marks.upright),
+        *(_upright(across, number, *mark) for number, mark in enumerate(marks.upright)),
         *(_line(line, across, up, number, percent=marks.percent) for number, line in enumerate(lines)),
         *_key([line.name for line in lines], [line.dashed for line in lines]),
     ]
@@ -110,8 +111,9 @@ def ticks(low: float, high: float) -> list[float]:
     >>> ticks(0.03, 0.41)
     [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     """
-    if not high > low:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    if high - low < 1e-9 * max(abs(low), abs(high), 1):
+        half = 0.5 * (abs(low) if abs(low) > 1e-6 else 1)
+        low, high = low - half, high + half
     raw = (high - low) / TICKS
     power = 10.0 ** floor(log10(raw))
     step = next(one * power for one in (1, 2, 2.5, 5, 10) if one * power >= raw * 0.999)
@@ -141,12 +143,13 @@ def _span(across: _Scale, span: tuple[float, float]) -> str:
     return f'<rect x="{left}" y="{TOP}" width="{max(right - left, 2):.1f}" height="{HEIGHT - TOP - BOTTOM}" class="s"/>'
 
 
-def _upright(across: _Scale, place: float, text: str) -> str:
+def _upright(across: _Scale, number: int, place: float, text: str) -> str:
+    """Labels of lines that stand close together lie below each other."""
     x = across.at(place)
     hint = f"<title>{escape(text)}</title>"
     line = f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="u">{hint}</line>'
     end = x > WIDTH / 2
-    side = f'x="{x - 4 if end else x + 4}" y="{TOP + 11}" class="{"ue" if end else "us"}"'
+    side = f'x="{x - 4 if end else x + 4}" y="{TOP + 11 + number % ROWS * 13}" class="{"ue" if end else "us"}"'
     return f"{line}<text {side}>{escape(text)}</text>"
 
 
