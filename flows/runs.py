@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from flows.heartbeat import prove_life
+from flows.logs import keep_log
 from flows.watching import progress_watcher, training_watcher
 from pipeline.errors import CubecastError, ServiceError
 from pipeline.times import stamp
@@ -36,6 +38,9 @@ QUICK: Final[dict[str, Any]] = {
 }
 """Idempotent and quick: tried again."""
 
+LATER: Final[dict[str, Any]] = QUICK | {"retries": 0}
+"""Idempotent and quick, and the next run of the flow tries it again."""
+
 ONCE: Final[dict[str, Any]] = {"retries": 0, "timeout_seconds": FLOW_TIMEOUT, "persist_result": False}
 """Long and costly: a second try is a person's decision."""
 
@@ -55,6 +60,15 @@ def _product(config: Path) -> str:
         return str(tomllib.loads(config.read_text(encoding="utf-8"))["product"]["name"])
     except (OSError, ValueError, LookupError, TypeError):
         return config.stem
+
+
+FLOW: Final[dict[str, Any]] = {
+    "flow_run_name": run_name,
+    "on_running": [keep_log, prove_life],
+    "timeout_seconds": FLOW_TIMEOUT,
+    "persist_result": False,
+}
+"""Every flow: named, logged, and told from a dead one."""
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, task
 
 from flows import verbs
-from flows.runs import FLOW_TIMEOUT, QUICK, log_progress, run_name
+from flows.artifacts import progress, show_verification
+from flows.events import emit
+from flows.runs import FLOW, QUICK, log_progress
+from flows.waiting import give_up
 
 
 @task(**QUICK)
 def score_forecasts(config: Path) -> verbs.Verified:
     """Scores every published lead whose truth has come."""
-    return verbs.verify(config, progress=log_progress("runs"))
+    return verbs.verify(config, progress=progress("runs verified", log_progress("runs")))
 
 
-@flow(name="verify", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+@flow(name="verify", **FLOW)
 def verify(config: Path) -> int:
     """Scores every published lead whose truth has come, once, beside persistence and extrapolation.
 
@@ -26,4 +31,11 @@ def verify(config: Path) -> int:
     Returns:
         How many leads were scored now.
     """
-    return score_forecasts(config).scored
+    began = datetime.now(UTC)
+    done = score_forecasts(config)
+    give_up(began)
+    for alarm in getattr(done, "alarms", ()):
+        emit(alarm.kind, verbs.product_name(config), asdict(alarm))
+    if done.scored:
+        show_verification(config, done)
+    return done.scored

@@ -6,6 +6,7 @@ A run is a folder with a manifest (run.json) that was put there last, and withou
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pipeline.chances import Chance
 from pipeline.errors import PublishError, WithdrawnError
 from pipeline.raster import read_dn, read_physical
 from pipeline.record import MANIFEST, ModelRef, iso, yielded_of
+from pipeline.sheets import UNKNOWN
 from pipeline.shelf import WITHDRAWN, Entry, Shelf, named, shelf_at
 from pipeline.stac import CATALOGUE, day_catalogue
 from pipeline.times import parse_time
@@ -89,9 +91,13 @@ class PublishedRun:
 
     def source(self, lead: int) -> NDArray[np.uint8]:
         """Which rung of the ladder made each pixel, ``(y, x)``, as :class:`pipeline.predictor.Source` counts them."""
-        path = self.leads[lead]
+        return self.quality(lead)[0]
+
+    def quality(self, lead: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Which rung made each pixel, and the age of its newest input in minutes (NaN: none), ``(y, x)`` both."""
         with self._reading():
-            return read_dn(quality_path(path))[0].astype(np.uint8)
+            sources, ages = read_dn(quality_path(self.leads[lead]))
+        return sources.astype(np.uint8), np.where(ages == UNKNOWN, np.float32(np.nan), ages.astype(np.float32))
 
     @property
     def _likely(self) -> int:
@@ -120,14 +126,10 @@ def quality_path(path: Path) -> Path:
 
 
 def runs(place: Location, product: str) -> Iterator[PublishedRun]:
-    """Every complete run of a product, oldest first; those that go meanwhile are left out.
-
-    Raises:
-        PublishError: a manifest cannot be read.
-    """
+    """Every complete run of a product, oldest first; those that go meanwhile, or cannot be read, are left out."""
     shelf = shelf_at(place, product)
     for day in shelf.days():
-        yield from sorted(_opened(shelf, shelf.entries(day)), key=lambda run: run.order)
+        yield from sorted(opened(shelf, shelf.entries(day)), key=lambda run: run.order)
 
 
 def latest(place: Location, product: str) -> PublishedRun | None:
@@ -144,15 +146,11 @@ def latest(place: Location, product: str) -> PublishedRun | None:
 
 
 def newest(shelf: Shelf) -> PublishedRun | None:
-    """The newest run by (init, created), whatever latest.json says.
-
-    Raises:
-        PublishError: its manifest cannot be read.
-    """
+    """The newest run by (init, created) that can be read, whatever latest.json says."""
     for day in reversed(shelf.days()):
         shown = [entry for entry in shelf.entries(day) if entry.published]
         for init in sorted({entry.init for entry in shown}, reverse=True):
-            found = list(_opened(shelf, (entry for entry in shown if entry.init == init)))
+            found = list(opened(shelf, (entry for entry in shown if entry.init == init)))
             if found:
                 return max(found, key=lambda run: run.order)
     return None
@@ -287,12 +285,27 @@ def as_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _opened(shelf: Shelf, entries: Iterable[Entry]) -> Iterator[PublishedRun]:
+def opened(shelf: Shelf, entries: Iterable[Entry]) -> Iterator[PublishedRun]:
+    """The published ones of some entries; those that go meanwhile are left out.
+
+    Raises:
+        PublishError: a manifest cannot be read.
+    """
     for entry in entries:
-        with suppress(WithdrawnError):  # a moment ago
-            run = open_run(shelf, entry.name) if entry.published else None
-            if run is not None:
-                yield run
+        run = _open_if_readable(shelf, entry.name) if entry.published else None
+        if run is not None:
+            yield run
+
+
+def _open_if_readable(shelf: Shelf, name: str) -> PublishedRun | None:
+    """A run; None, and a warning in the log, where the disk has damaged its manifest: the others are still there."""
+    try:
+        return open_run(shelf, name)
+    except WithdrawnError:  # a moment ago
+        return None
+    except PublishError as error:
+        logging.getLogger("cubecast.catalog").warning("left out: %s", error)
+        return None
 
 
 def _catalogue(shelf: Shelf, day: str, without: frozenset[str]) -> str | None:

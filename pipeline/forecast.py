@@ -19,7 +19,7 @@ from pipeline.bucket import Bucket
 from pipeline.config import Settings
 from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
-from pipeline.drift import Widened, widths
+from pipeline.drift import NEWEST, Widened, widths
 from pipeline.errors import NotEnoughFramesError
 from pipeline.filling import CLIMATOLOGY
 from pipeline.matching import with_room
@@ -31,7 +31,7 @@ from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, forecast_bands, remarks
 from pipeline.samples import Sample, sample
 from pipeline.schema import Layout
-from pipeline.scorebook import book
+from pipeline.scorebook import recent
 from pipeline.seams import Certificate, Witness, certify
 from pipeline.specs import BandSpec, MotionSpec
 from pipeline.tiling import Canvas
@@ -105,9 +105,7 @@ def forecast(
         StoreError: no cube, or one of another layout than the configuration's.
         WithdrawnError: the run was withdrawn.
     """
-    cube = open_cube(store_of(settings))
-    schema.check(cube.root, Layout.of(settings), but=frozenset({"forecast"}))  # any bands of the cube can be
-    situation = situate(settings, cube, init, now)
+    situation = _situation(settings, init, now)
     if not situation.sample.context:
         _require_past(settings, situation)
         champion = None
@@ -126,6 +124,33 @@ def forecast(
         certificate = make(settings, champion, view, draft, draft.folder)
         told_of = remarks(champion, why) | usefulness(settings, run) | past(settings, view).remarks(draft)
         return publish(draft, run, outlet(settings), certificate.checks(), remarks=told_of)
+
+
+def published_already(
+    settings: Settings, champion: Champion, *, init: datetime | None = None, now: datetime | None = None
+) -> Path | None:
+    """Folder of the run that :func:`forecast` would make, where it is published; the champion's network is not asked.
+
+    Args:
+        settings: the product.
+        champion: which model it is and how it finds motion; nothing else of it matters.
+        init: as of :func:`forecast`.
+        now: likewise.
+
+    Raises:
+        CubecastError: as :func:`forecast`.
+    """
+    situation = _situation(settings, init, now)
+    if not situation.sample.context:
+        return None
+    run = record(settings, champion, situation, covariates_of(settings))
+    return published_alike(run, outlet(settings), but=FOLLOWED)
+
+
+def _situation(settings: Settings, init: datetime | None, now: datetime | None) -> Situation:
+    cube = open_cube(store_of(settings))
+    schema.check(cube.root, Layout.of(settings), but=frozenset({"forecast"}))  # any bands of the cube can be
+    return situate(settings, cube, init, now)
 
 
 def make(
@@ -181,7 +206,8 @@ def _following(settings: Settings, champion: Champion | None, run: RunRecord) ->
     bands = [settings.bands[index] for index in forecast_bands(settings)]
     leads = [run.lead(number).minutes for number in range(1, settings.samples.horizon + 1)]
     model = f"{run.model.name} {run.model.version}"
-    factors = widths(book(settings.paths.verification), model, run.init, leads, [band.name for band in bands])
+    newest = recent(settings.paths.verification, model, run.init, NEWEST)
+    factors = widths(newest, model, run.init, leads, [band.name for band in bands])
     if factors is None:
         return run, champion
     factors = factors.round(3)
