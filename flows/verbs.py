@@ -338,11 +338,12 @@ def verify(config: Path, *, scores: bool = False, progress: Progress | None = No
     Raises:
         CubecastError: there is no cube.
     """
+    from flows.model_verbs import rival
     from pipeline.config import load
     from pipeline.verify import scores as every
     from pipeline.verify import verify as run
 
     settings = load(config)
-    report = run(settings, progress=progress)
+    report = run(settings, rival=rival(settings), progress=progress)
     rows = tuple(every(settings, report)) if scores else ()
     return Verified(report.scored, len(report.runs), tuple(report.table()), rows, report.lost)
