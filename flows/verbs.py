@@ -343,13 +343,14 @@ def verify(config: Path, *, scores: bool = False, progress: Progress | None = No
     Raises:
         CubecastError: there is no cube.
     """
+    from flows.model_verbs import rival
     from flows.quality_verbs import tell_scores
     from pipeline.config import load
     from pipeline.verify import scores as every
     from pipeline.verify import verify as run
 
     settings = load(config)
-    report = run(settings, progress=progress)
+    report = run(settings, rival=rival(settings), progress=progress)
     rows = tuple(every(settings, report)) if scores else ()
     untold = tell_scores(settings).fault
     return Verified(report.scored, report.count, tuple(report.table()), rows, report.lost, report.alarms, untold)
