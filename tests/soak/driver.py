@@ -1,0 +1,186 @@
+"""A soak: a product behind `cubecast up`, its scenes replayed as fast as it keeps up, and everything counted."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.config import Settings, load
+from tests.soak import gathering
+from tests.soak.observation import Observed, Told, Usage
+from tests.soak.oracle import Oracle
+from tests.soak.product import HORIZON, NAME, Archive, configure, fill
+from tests.soak.report import ON_TIME, Report, judge
+from tests.soak.scenario import Scenario, Trouble
+from tests.soak.services import Services, wait_until
+
+SETTLED = ON_TIME.total_seconds()
+"""Seconds after which the next scene comes whatever has become of the last one; in life it comes then, too."""
+TRAINED = 600.0  # seconds for the first champion
+AT_REST = 240.0  # seconds for the last runs to end
+AGAIN = 12
+"""Steps from one retraining to the next, while the alarm stands; in life a schedule does it."""
+LIMIT = 100 * 60.0  # seconds for everything
+DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+Say = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    """A line for a person, at once."""
+    sys.stdout.write(f"{datetime.now(UTC):%H:%M:%S} {line}\n")
+    sys.stdout.flush()
+
+
+@dataclass(slots=True)
+class Soak:
+    """A soak that goes on.
+
+    Attributes:
+        told: the story.
+        settings: of the product.
+        archive: its scenes.
+        services: its programs.
+    """
+
+    told: Scenario
+    settings: Settings
+    archive: Archive
+    services: Services
+    dropped: dict[int, datetime] = field(default_factory=dict)
+    alarms: list[Told] = field(default_factory=list)
+    usage: list[Usage] = field(default_factory=list)
+    retrained: int | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    @property
+    def oracle(self) -> Oracle:
+        """What must come of it."""
+        return Oracle(self.told, HORIZON)
+
+    def run(self) -> Observed:
+        """Everything from the first scene to the last one, and what became of it."""
+        try:
+            self.services.start()
+            self.begin()
+            for step in self.told.steps:
+                assert time.monotonic() - self._began < LIMIT, (
+                    f"step {step} of {self.told.form.steps} after {LIMIT:g} s"
+                )
+                self.replay(step)
+            stuck = self.rest()
+        finally:
+            self.services.stop()
+        return self.observed(stuck)
+
+    def begin(self) -> None:
+        """Waits for the history in the cube, and for a first champion where the story has one."""
+        started = time.monotonic()
+        assert wait_until(lambda: self._decided(-1), SETTLED), "the history does not come into the cube"
+        say(f"{len(self.told.history)} scenes of history are in the cube after {time.monotonic() - started:.0f} s")
+        if self.told.form.trains:
+            run = self.services.request(f"train/{NAME}")
+            assert wait_until(lambda: self.services.state(run) in DONE, TRAINED, 2.0), "the first training does not end"
+            say(f"the first training: {self.services.state(run)} after {time.monotonic() - started:.0f} s")
+
+    def replay(self, step: int) -> None:
+        """One step: files come, something breaks, and everything that is due is waited for."""
+        arrivals, trouble = self.told.at(step), self.told.troubles.get(step)
+        self.archive.drop(arrivals, self.settings.scenes.folder)
+        self.dropped[step] = datetime.now(UTC)
+        started = time.monotonic()
+        broken = "" if trouble is None else self.trouble(trouble)
+        settled = wait_until(lambda: self.settled(step), SETTLED)
+        took = time.monotonic() - started
+        self.services.release()
+        self.usage += self.services.usage(step)
+        self.hear(step)
+        files = ", ".join(f"{one.name[10:-4]}{f' ({one.fault})' if one.fault else ''}" for one in arrivals) or "nothing"
+        end = "settled" if settled else f"NOT SETTLED, {self.lacking(step)}"
+        say(f"step {step + 1} of {self.told.form.steps}: {files}; {broken}{end} after {took:.0f} s")
+
+    def trouble(self, trouble: Trouble) -> str:
+        """Breaks something; what to say of it."""
+        acts: dict[Trouble, Callable[[], object]] = {
+            Trouble.WORKER: self.services.kill_worker,
+            Trouble.RUN: self.services.kill_run,
+            Trouble.PREFECT: self.services.restart_prefect,
+            Trouble.MLFLOW_HANGS: self.services.hang_mlflow,
+            Trouble.MLFLOW_DIES: self.services.kill_mlflow,
+        }
+        hit = acts[trouble]()
+        return f"{trouble}{' (but nothing ran)' if hit is False else ''}; "
+
+    def settled(self, step: int) -> bool:
+        """Whether all that is due by a step is there."""
+        return not self.lacking(step)
+
+    def lacking(self, step: int) -> str:
+        """What is due by a step and not there yet."""
+        if not self._decided(step):
+            return "files are not decided"
+        missing = self.oracle.forecasts_by(step) - gathering.forecast_slots(self.settings)
+        if missing:
+            return f"no forecast for the steps {sorted(self.told.step(slot) + 1 for slot in missing)}"
+        unscored = self.oracle.scores_by(step) - gathering.scored_leads(self.settings)
+        return f"{len(unscored)} lead(s) without a score" if unscored else ""
+
+    def _decided(self, step: int) -> bool:
+        known = gathering.ledger(self.settings)
+        return all("pending" not in known.get(name, ("pending",)) for name in self.oracle.files_by(step))
+
+    def hear(self, step: int) -> None:
+        """Notes new alarms, and asks for another retraining where the last one has not helped."""
+        for kind in gathering.alarms(self.settings)[len(self.alarms) :]:
+            self.alarms.append(Told(step, kind))
+            say(f"    {kind}")
+        if not self.alarms or self.alarms[-1].kind != "skill.degraded":
+            return
+        last = self.retrained if self.retrained is not None else self.alarms[-1].step
+        if step - last >= AGAIN and not self.services.runs(name="retrain"):
+            self.services.request(f"retrain/{NAME}")
+            self.retrained = step
+            say("    the alarm stands: another retraining is asked for")
+
+    def rest(self) -> tuple[str, ...]:
+        """Waits until nothing runs any more; what still does."""
+        wait_until(lambda: not self.services.stuck(), AT_REST, 2.0)
+        return tuple(self.services.stuck())
+
+    def observed(self, stuck: tuple[str, ...]) -> Observed:
+        """What became of it, after everything has ended."""
+        return Observed(
+            self.dropped,
+            gathering.published(self.settings),
+            gathering.scored(self.settings),
+            gathering.ledger(self.settings),
+            tuple(self.alarms),
+            tuple(self.usage),
+            stuck,
+            gathering.leftovers(self.settings.paths.root),
+        )
+
+
+def soak(told: Scenario, folder: Path, environment: dict[str, str] | None = None) -> Report:
+    """Runs a story in an empty folder; what it claims."""
+    started = time.monotonic()
+    archive = fill(folder / "archive", told)
+    ports = _free_ports()
+    config = configure(folder / "product", told, archive, ports)
+    say(f"{len(told.arrivals)} files in {told.form.steps} steps; {config}")
+    going = Soak(told, load(config), archive, Services(config, ports[0], environment or {}))
+    report = judge(going.oracle, going.run())
+    say(f"over after {(time.monotonic() - started) / 60:.0f} minutes")
+    return report
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
