@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ HOST: Final = "127.0.0.1"
 POLL: Final = 0.25  # seconds
 TAIL: Final = 15  # lines of a log that are shown when its program fails
 LAST_BREATH: Final = 5.0  # seconds
+WAITS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Seconds before a service that stopped is started again: the first time, the second one in a row, and so on."""
+QUICK: Final = 60.0  # seconds; who stopped sooner after its start has stopped in a row
 DIRECT: Final = build_opener(ProxyHandler({}))
 """Opens addresses of this machine; a proxy is for others."""
 
@@ -39,6 +42,7 @@ class Service:
         folder: working directory.
         log: file of its output, from this start on.
         ends: whether it is done some time, successfully.
+        outlived: whether what it started goes on when it stops, and ends at the latest when it is ended.
     """
 
     name: str
@@ -47,6 +51,20 @@ class Service:
     folder: Path
     log: Path
     ends: bool = False
+    outlived: bool = False
+
+
+@dataclass(slots=True)
+class _Death:
+    """How a service stops again and again.
+
+    Attributes:
+        in_a_row: how often it has stopped soon after its start.
+        due: when it starts again; None: it runs.
+    """
+
+    in_a_row: int = 0
+    due: float | None = None
 
 
 class Children:
@@ -58,6 +76,9 @@ class Children:
 
     def __init__(self) -> None:
         self._running: dict[Service, subprocess.Popen[bytes]] = {}
+        self._started: dict[Service, float] = {}
+        self._deaths: dict[Service, _Death] = {}
+        self._orphans: dict[Service, set[int]] = {}
         self._interrupted = False
 
     @property
@@ -81,8 +102,12 @@ class Children:
 
     def start(self, service: Service) -> None:
         """Starts a service in a session of its own, so that the terminal's Ctrl-C does not reach it before us."""
+        self._start(service, "wb")
+
+    def _start(self, service: Service, mode: str) -> None:
         service.log.parent.mkdir(parents=True, exist_ok=True)
-        with service.log.open("wb") as log:
+        self._started[service] = time.monotonic()
+        with service.log.open(mode) as log:
             self._running[service] = subprocess.Popen(
                 service.command,
                 cwd=service.folder,
@@ -100,12 +125,60 @@ class Children:
             Interrupted: the user wants an end.
             ServiceError: a service stopped by itself; with the end of its log.
         """
+        self._wait_a_moment()
+        for service in self._stopped():
+            raise ServiceError(f"{self._how_it_stopped(service)}. {log_end(service)}")
+
+    def tend(self, say: Callable[[str], None]) -> None:
+        """Waits a moment, and starts again what has stopped.
+
+        Args:
+            say: told of each service that stopped.
+
+        Raises:
+            Interrupted: the user wants an end.
+            ServiceError: a service stops again and again; with the end of its log.
+        """
+        self._wait_a_moment()
+        for service in self._stopped():
+            self._revive(service, say)
+
+    def _revive(self, service: Service, say: Callable[[str], None]) -> None:
+        now, death = time.monotonic(), self._deaths.setdefault(service, _Death())
+        if death.due is None:
+            death.in_a_row = death.in_a_row + 1 if now - self._started[service] < QUICK else 1
+            if death.in_a_row > len(WAITS):
+                times = f"{len(WAITS) + 1} times in a row, each within {QUICK:g} s of its start"
+                raise ServiceError(f"{self._how_it_stopped(service)}, {times}. {log_end(service)}")
+            wait = WAITS[death.in_a_row - 1]
+            say(f"{self._how_it_stopped(service)}; it starts again in {wait:g} s. Its log: {service.log}")
+            death.due = now + wait
+        if now >= death.due:
+            death.due = None
+            self._leave(service, self._running[service].pid)
+            self._start(service, "ab")
+
+    def _leave(self, service: Service, group: int) -> None:
+        """What a stopped service started goes on, or ends now: it could hold the port that the next one needs."""
+        if service.outlived:
+            self._orphans.setdefault(service, set()).add(group)
+        else:
+            _signal(group, signal.SIGKILL)
+            _await_nobody(group)
+
+    def _stopped(self) -> list[Service]:
+        over = [service for service, process in self._running.items() if process.poll() is not None]
+        return [service for service in over if not (service.ends and self._running[service].returncode == 0)]
+
+    def _how_it_stopped(self, service: Service) -> str:
+        return f"{service.name} stopped with exit code {self._running[service].returncode}"
+
+    def _wait_a_moment(self) -> None:
         time.sleep(POLL)
         if self._interrupted:
             raise Interrupted
-        for service, process in self._running.items():
-            if process.poll() is not None and not (service.ends and process.returncode == 0):
-                raise ServiceError(f"{service.name} stopped with exit code {process.returncode}. {log_end(service)}")
+        for groups in self._orphans.values():
+            groups -= {group for group in groups if not _exists(group)}  # the system gives numbers out again
 
     def wait_for(self, service: Service, url: str, patience: float) -> None:
         """Waits until ``url`` of ``service`` answers with success.
@@ -134,16 +207,20 @@ class Children:
     def stop(self, services: Collection[Service], grace: float) -> None:
         """Ends services and what they started: by request, and after ``grace`` seconds by force."""
         ending = {service: self._running.pop(service) for service in services if service in self._running}
-        for process in ending.values():
-            _signal(process.pid, signal.SIGTERM)
+        orphans = {group for service in ending for group in self._orphans.pop(service, ()) if _exists(group)}
+        groups = {process.pid for process in ending.values()} | orphans
+        for group in groups:
+            _signal(group, signal.SIGTERM)
         deadline = time.monotonic() + grace
         for process in ending.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
             _signal(process.pid, signal.SIGKILL)  # what the service started and did not end is in its group
             process.wait()
-        for process in ending.values():
-            _await_nobody(process.pid)
+        for group in orphans:
+            _signal(group, signal.SIGKILL)
+        for group in groups:
+            _await_nobody(group)
 
 
 def port_is_free(port: int) -> bool:
@@ -171,12 +248,16 @@ def _signal(group: int, number: signal.Signals) -> None:
 def _await_nobody(group: int) -> None:
     """Until the group is empty: the killed end on their own time, and whoever starts anew needs their ports."""
     deadline = time.monotonic() + LAST_BREATH
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return
+    while time.monotonic() < deadline and _exists(group):
         time.sleep(0.05)
+
+
+def _exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _answers(url: str) -> bool:

@@ -193,17 +193,62 @@ def verify(
 def up(
     *,
     config: Annotated[
-        Path, typer.Option("--config", "-c", help="TOML file of the product; default: the demo's.")
-    ] = Path("work/demo/product.toml"),
+        list[Path] | None,
+        typer.Option("--config", "-c", help="TOML file of a product, several times for several; default: the demo's."),
+    ] = None,
+    feed: Annotated[
+        bool, typer.Option("--feed", help="A product of made-up scenes in work/up that come while you watch.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Prefect, MLflow and workers on this machine, deployed and scheduled, until Ctrl-C."""
     from flows import console
 
+    if feed and config:
+        raise typer.BadParameter("--feed makes up a product of its own: give it or --config")
     with errors(debug=debug):
-        from flows.stack import up
+        from flows.stack import DEMO, up
 
-        up(config, say=lambda line: console.out().print(line, markup=False))
+        def say(line: str) -> None:
+            console.out().print(line, markup=False)
+
+        if feed:
+            from flows.feed import made_up
+
+            config = [made_up(say=say)]
+        up(config or [DEMO], say=say, feed=feed)
+
+
+@app.command()
+def sweep(
+    *,
+    once: Annotated[
+        bool, typer.Option("--once", help="Watch as long as a run may be silent, three minutes, and end.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Bury flow runs whose process is gone, and have their work done again; part of cubecast up.
+
+    The server is the one that PREFECT_API_URL names.
+    """
+    from flows import console
+
+    def say(line: str) -> None:
+        console.out().print(line, markup=False)
+
+    with errors(debug=debug):
+        from flows.server import Server
+        from flows.sweeper import Patience, Sweeper
+        from flows.sweeper import sweep as run
+        from pipeline.errors import ServiceError
+
+        server = Server.of_environment()
+        if server is None:
+            raise ServiceError("a sweeper looks at a Prefect server: set PREFECT_API_URL=http://host:4200/api")
+        if once:
+            run(server, say=say)
+        else:
+            Sweeper(server, Patience.of_environment(), say).watch()
 
 
 def _bounds(text: str) -> tuple[float, float, float, float] | None:

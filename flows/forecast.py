@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.logging import get_run_logger
 
 from flows import verbs
-from flows.runs import FLOW_TIMEOUT, QUICK, run_name
+from flows.runs import FLOW, QUICK
 from pipeline.specs import UtcTime
 
 
@@ -19,7 +19,7 @@ def publish_forecast(config: Path, init: datetime | None) -> verbs.Forecasted:
     return verbs.forecast(config, init=init)
 
 
-@flow(name="forecast", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+@flow(name="forecast", **FLOW)
 def forecast(config: Path, init: UtcTime | None = None) -> str:
     """Publishes one forecast run; the same run again changes nothing.
 

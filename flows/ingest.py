@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from flows import verbs
-from flows.runs import FLOW_TIMEOUT, QUICK, log_progress, run_name
+from flows.runs import FLOW, QUICK, log_progress
 
 
 @task(**QUICK)
@@ -16,7 +16,7 @@ def ingest_scenes(config: Path) -> verbs.Ingested:
     return verbs.ingest(config, progress=log_progress("files"))
 
 
-@flow(name="ingest", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+@flow(name="ingest", **FLOW)
 def ingest(config: Path) -> str | None:
     """Brings every new scene of the inbox into the cube; a second run of the same scenes changes nothing.
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from flows.heartbeat import prove_life
+from flows.logs import keep_log
 from flows.watching import progress_watcher, training_watcher
 from pipeline.errors import CubecastError, ServiceError
 from pipeline.times import stamp
@@ -55,6 +57,15 @@ def _product(config: Path) -> str:
         return str(tomllib.loads(config.read_text(encoding="utf-8"))["product"]["name"])
     except (OSError, ValueError, LookupError, TypeError):
         return config.stem
+
+
+FLOW: Final[dict[str, Any]] = {
+    "flow_run_name": run_name,
+    "on_running": [keep_log, prove_life],
+    "timeout_seconds": FLOW_TIMEOUT,
+    "persist_result": False,
+}
+"""Every flow: named, logged, and told from a dead one."""
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:

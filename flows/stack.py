@@ -1,50 +1,58 @@
-"""`cubecast up`: Prefect, MLflow and a worker for each work pool on this machine, for one product, until Ctrl-C."""
+"""`cubecast up`: Prefect, MLflow, a sweeper and a worker for each work pool on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.error import HTTPError
-from urllib.request import Request
 
-from flows.children import DIRECT, HOST, Children, Interrupted, Service, port_is_free
+from flows.children import HOST, Children, Interrupted, Service, port_is_free
+from flows.server import Server
 from pipeline.config import Settings, load
 from pipeline.errors import ConfigError, ServiceError
 
 DEMO: Final = Path("work/demo/product.toml")
 DEPLOYMENTS: Final = Path(__file__).parents[1] / "deploy" / "prefect.yaml"
-POOLS: Final = {"cpu": 2, "gpu": 1}
-"""Work pools, and how many flow runs each works on at once."""
+POOLS: Final = {"cpu": 3, "gpu": 1}
+"""Work pools, and how many flow runs each works on at once; an ingest that watches the inbox is always one of them."""
 PATIENCE: Final = 300.0  # seconds for a server to answer; 15 on an idle machine
 GRACE: Final = 20.0  # seconds to end in peace; 3 on an idle machine
-TRIES: Final = 30  # one a second
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the servers of one product stand.
+class Product:
+    """A product that is served.
 
     Attributes:
-        product: its name.
+        name: its name.
         config: its configuration, absolute.
-        workspace: its folder; the servers keep everything inside.
+    """
+
+    name: str
+    config: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the servers of some products stand.
+
+    Attributes:
+        products: whom they serve.
+        workspace: folder of the first product; the servers keep everything inside.
         tracking: MLflow's address if one is configured elsewhere, else the database for our own server.
         prefect_port: port of our Prefect server.
         mlflow_port: port of our MLflow server.
     """
 
-    product: str
-    config: Path
+    products: tuple[Product, ...]
     workspace: Path
     tracking: str
     prefect_port: int
@@ -76,57 +84,65 @@ class Place:
         ports = {"prefect_port": self.prefect_port}
         return ports | {"mlflow_port": self.mlflow_port} if self.serves_mlflow else ports
 
-    def service(self, name: str, *command: str) -> Service:
+    def service(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> Service:
         """A Python program of this environment, run inside the workspace."""
         arguments = (sys.executable, "-m", *command)
-        return Service(name, arguments, _environment(self), self.workspace, self.workspace / "logs" / f"{name}.log")
+        everything = _environment(self) | dict(environment or {})
+        return Service(name, arguments, everything, self.workspace, self.workspace / "logs" / f"{name}.log")
 
 
-def up(config: Path, *, say: Say) -> None:
+def up(configs: Sequence[Path], *, say: Say, feed: bool = False) -> None:
     """Runs Prefect, MLflow and the workers until SIGINT or SIGTERM; then stops them all.
 
     Args:
-        config: TOML file of the product.
+        configs: TOML files of the products.
         say: gets what a person should read, line by line.
+        feed: make up scenes for the first product as well, one for each slot.
 
     Raises:
-        ConfigError: the configuration is missing or breaks a rule.
-        ServiceError: a port is taken, or a child fails; the others are stopped first.
+        ConfigError: a configuration is missing or breaks a rule.
+        ServiceError: a port is taken, or a child fails again and again; the others are stopped first.
     """
-    place = find_place(config)
+    place = find_place(configs)
     check_ports(place)
     place.workspace.mkdir(parents=True, exist_ok=True)
     children = Children()
     with children.listening(), _stopping(place, children):
         try:
-            say(f"Starting the servers of {place.product}, half a minute; logs in {place.workspace / 'logs'}")
+            say(f"Starting the servers of {_names(place)}, half a minute; they keep all they know in {place.workspace}")
             _start_servers(place, children, say)
             _start_workers(place, children, say)
+            if feed:
+                children.start(place.service("feed", "flows.feed", str(place.products[0].config)))
             say(_welcome(place))
             while True:
-                children.pause()
+                children.tend(say)
         except Interrupted:
             say("Stopping")
 
 
-def find_place(config: Path) -> Place:
-    """Reads where the servers of a product stand.
+def find_place(configs: Sequence[Path]) -> Place:
+    """Reads where the servers of some products stand: where the first one says.
 
     Raises:
-        ConfigError: there is no configuration, or it breaks a rule.
+        ConfigError: there is no configuration, or one breaks a rule, or two products have one name.
     """
-    if config == DEMO and not config.exists():
-        raise ConfigError(f"{DEMO}: the demo has not run in this folder. Run make demo first, or give --config FILE")
     if not DEPLOYMENTS.exists():
         raise ConfigError(f"{DEPLOYMENTS} is missing: cubecast up needs a checkout (pip install --editable .)")
-    settings = load(config)
+    everything = [_settings(config) for config in configs]
+    products = tuple(
+        Product(one.product.name, config.resolve()) for one, config in zip(everything, configs, strict=True)
+    )
+    names = [product.name for product in products]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"products that share servers have names of their own, found {names}: change [product] name")
+    first = everything[0]
     return Place(
-        settings.product.name,
-        config.resolve(),
-        settings.paths.root,
-        settings.tracking.uri or _database(settings),
-        settings.services.prefect_port,
-        settings.services.mlflow_port,
+        products,
+        first.paths.root,
+        first.tracking.uri or _database(first),
+        first.services.prefect_port,
+        first.services.mlflow_port,
     )
 
 
@@ -136,21 +152,32 @@ def check_ports(place: Place) -> None:
     Raises:
         ServiceError: a port is taken, or both are the same.
     """
+    config = place.products[0].config
     if len(set(place.ports.values())) < len(place.ports):
         raise ServiceError(
             f"services.prefect_port and services.mlflow_port are two ports, both are {place.prefect_port}: "
-            f"change one in [services] of {place.config}"
+            f"change one in [services] of {config}"
         )
     for setting, port in place.ports.items():
         if not port_is_free(port):
             raise ServiceError(
                 f"services.{setting} = {port}: another program listens there, perhaps another cubecast up. Stop it, or "
-                f"choose another port: [services] {setting} in {place.config} or CUBECAST_SERVICES__{setting.upper()}"
+                f"choose another port: [services] {setting} in {config} or CUBECAST_SERVICES__{setting.upper()}"
             )
+
+
+def _settings(config: Path) -> Settings:
+    if config == DEMO and not config.exists():
+        raise ConfigError(f"{DEMO}: the demo has not run in this folder. Run make demo first, or give --config FILE")
+    return load(config)
 
 
 def _database(settings: Settings) -> str:
     return f"sqlite:///{settings.paths.mlflow / 'mlflow.db'}"  # models.registry.tracking_uri, without loading MLflow
+
+
+def _names(place: Place) -> str:
+    return ", ".join(product.name for product in place.products)
 
 
 def _environment(place: Place) -> dict[str, str]:
@@ -162,13 +189,14 @@ def _environment(place: Place) -> dict[str, str]:
         "PREFECT_API_URL": place.api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        # In memory, they are lost with the server, and a run whose lease is lost ends itself.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite: as long as its own patience with another writer
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_CLI_COLORS": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its helper processes take 0.8 GiB
         "CUBECAST_TRACKING__URI": place.mlflow,
-        "CUBECAST_CONFIG": str(place.config),  # for deploy/prefect.yaml, as CUBECAST_NAME
-        "CUBECAST_NAME": place.product,
         "DO_NOT_TRACK": "1",
         "NO_PROXY": direct,
         "no_proxy": direct,
@@ -198,24 +226,37 @@ def _mlflow_command(place: Place) -> tuple[str, ...]:
 
 
 def _start_workers(place: Place, children: Children, say: Say) -> None:
+    server = Server(place.api)
     with _prefect_answers(place):
         for pool in POOLS:
-            _create_pool(place.api, pool)
-        _bury_lost_runs(place.api)
-    say("Deploying ingest, train, forecast and verify")
-    command = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS))
-    deploy = replace(place.service("deploy", *command), ends=True)
-    children.start(deploy)  # before the workers: it also withdraws what was scheduled while nobody worked
-    children.finish(deploy)
+            _create_pool(server, pool)
+        _bury_lost_runs(server)
+    for product in place.products:  # before the workers: it also withdraws what was scheduled while nobody worked
+        say(f"Deploying the flows of {product.name}")
+        deploy = _deploy(place, product)
+        children.start(deploy)
+        children.finish(deploy)
     for pool, limit in POOLS.items():
-        worker = ("worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit))
-        children.start(place.service(f"worker-{pool}", "prefect", *worker, "--name", f"{pool} on this machine"))
+        children.start(_worker(place, pool, limit))
+    children.start(place.service("sweeper", "flows.sweeper"))
     with _prefect_answers(place):
-        while not all(_call(f"{place.api}/work_pools/{pool}")["status"] == "READY" for pool in POOLS):
+        while not all(server.call(f"/work_pools/{pool}")["status"] == "READY" for pool in POOLS):
             children.pause()
 
 
-def _create_pool(api: str, name: str) -> None:
+def _deploy(place: Place, product: Product) -> Service:
+    command = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS))
+    told = {"CUBECAST_CONFIG": str(product.config), "CUBECAST_NAME": product.name}
+    return replace(place.service(f"deploy-{product.name}", *command, environment=told), ends=True)
+
+
+def _worker(place: Place, pool: str, limit: int) -> Service:
+    command = ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit))
+    service = place.service(f"worker-{pool}", *command, "--name", f"{pool} on this machine")
+    return replace(service, outlived=True)  # its runs go on, and tell the server themselves what becomes of them
+
+
+def _create_pool(server: Server, name: str) -> None:
     # With a command given, a flow run stays in its worker's process group and cannot outlive the worker. Prefect's own
     # way puts it into a session of its own, behind a second Python process.
     engine = shlex.join([sys.executable, "-m", "prefect.engine"])
@@ -225,33 +266,19 @@ def _create_pool(api: str, name: str) -> None:
         "variables": {"type": "object", "properties": {"env": env}},
     }
     try:
-        _call(f"{api}/work_pools/", {"name": name, "type": "process", "base_job_template": template})
+        server.call("/work_pools/", {"name": name, "type": "process", "base_job_template": template})
     except HTTPError as error:
         if error.code != 409:  # it is there from last time
             raise
-        _call(f"{api}/work_pools/{name}", {"base_job_template": template}, method="PATCH")
+        server.call(f"/work_pools/{name}", {"base_job_template": template}, method="PATCH")
 
 
-def _bury_lost_runs(api: str) -> None:
-    """Runs without a worker would hold the only place of their deployment for ever."""
+def _bury_lost_runs(server: Server) -> None:
+    """Runs without a worker would hold the only place of their deployment until the sweeper has seen enough."""
     unfinished = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
     crashed = {"type": "CRASHED", "message": "cubecast up ended before this run did"}
-    for run in _call(f"{api}/flow_runs/filter", unfinished):
-        _call(f"{api}/flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
-
-
-def _call(url: str, body: dict[str, Any] | None = None, *, method: str | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data, {"Content-Type": "application/json"}, method=method)
-    for left in reversed(range(TRIES)):
-        try:
-            with DIRECT.open(request, timeout=30) as answer:
-                return json.loads(answer.read() or b"null")
-        except HTTPError as error:
-            if error.code != 503 or not left:  # 503: another part of the server writes to SQLite
-                raise
-            time.sleep(1)
-    return None
+    for run in server.call("/flow_runs/filter", unfinished):
+        server.call(f"/flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
 
 
 @contextmanager
@@ -269,19 +296,28 @@ def _stopping(place: Place, children: Children) -> Iterator[None]:
     try:
         yield
     finally:
-        children.stop([one for one in children.running if one.name.startswith("worker")], GRACE)
+        before = ("worker", "sweeper", "feed")
+        children.stop([one for one in children.running if one.name.startswith(before)], GRACE)
         with suppress(OSError):  # the server may be what failed
-            _bury_lost_runs(place.api)
+            _bury_lost_runs(Server(place.api))
         children.stop(children.running, GRACE)
 
 
 def _welcome(place: Place) -> str:
     prefect = shlex.quote(str(Path(sys.executable).with_name("prefect")))
     command = f"PREFECT_API_URL={place.api} {prefect} deployment run"
-    return f"""
-Prefect   {place.prefect}
-MLflow    {place.mlflow}
-Retrain   {command} train/{place.product}
-Forecast  {command} forecast/{place.product}
-Ingest and forecast also run every five minutes, as {DEPLOYMENTS} says.
-Ctrl-C stops everything."""
+    orders = [
+        f"{word:9} {command} {flow}/{product.name}"
+        for product in place.products
+        for word, flow in (("Retrain", "train"), ("Forecast", "forecast"))
+    ]
+    lines = [
+        "",
+        f"Prefect   {place.prefect}",
+        f"MLflow    {place.mlflow}",
+        *orders,
+        f"Logs      {place.workspace / 'logs'}",
+        f"What runs when, {DEPLOYMENTS} says.",
+        "Ctrl-C stops everything.",
+    ]
+    return "\n".join(lines)

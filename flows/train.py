@@ -8,7 +8,7 @@ from typing import Literal
 from prefect import flow, task
 
 from flows import verbs
-from flows.runs import FLOW_TIMEOUT, ONCE, log_watcher, run_name
+from flows.runs import FLOW, ONCE, log_watcher
 
 
 @task(**ONCE)
@@ -17,7 +17,7 @@ def train_network(config: Path, start: str) -> verbs.Trained:
     return verbs.train(config, watcher=log_watcher(), start=start)
 
 
-@flow(name="train", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+@flow(name="train", **FLOW)
 def train(config: Path, start: Literal["auto", "resume", "fresh"] = "auto") -> str:
     """Trains the network on the newest snapshot, records it in MLflow and registers it.
 

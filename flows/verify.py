@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from flows import verbs
-from flows.runs import FLOW_TIMEOUT, QUICK, log_progress, run_name
+from flows.runs import FLOW, QUICK, log_progress
 
 
 @task(**QUICK)
@@ -16,7 +16,7 @@ def score_forecasts(config: Path) -> verbs.Verified:
     return verbs.verify(config, progress=log_progress("runs"))
 
 
-@flow(name="verify", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+@flow(name="verify", **FLOW)
 def verify(config: Path) -> int:
     """Scores every published lead whose truth has come, once, beside persistence and extrapolation.
 

@@ -20,5 +20,5 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - looking at them: shares, passport, viewing, portrait, film
 - what became of them: scorecard, scorebook, marking, scoring, scoretable, verify
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
-- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes
+- pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, synthetic_feed
 """

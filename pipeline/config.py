@@ -68,6 +68,11 @@ class Workspace:
         return self.root / "verification"
 
     @property
+    def logs(self) -> Path:
+        """What flow runs and servers said."""
+        return self.root / "logs"
+
+    @property
     def cache(self) -> Path:
         """What can be made again: aligned training frames."""
         return self.root / "cache"

@@ -8,6 +8,7 @@ third of a sequence the wind blows from where it never blew before, so that a te
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import NormalDist
@@ -114,6 +115,21 @@ class SyntheticSpec:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SyntheticFrame:
+    """One frame as the sensor saw it.
+
+    Attributes:
+        slot: which one of the sequence.
+        values: ``(y, x)``, float32, reflectance from 0 to 1; also where the sensor has a gap.
+        validity: ``(y, x)``, bool; False where the sensor has a gap.
+    """
+
+    slot: int
+    values: Field
+    validity: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SyntheticSequence:
     """Frames and the truth behind them.
 
@@ -138,11 +154,21 @@ class SyntheticSequence:
 def synthesise(spec: SyntheticSpec) -> SyntheticSequence:
     """The sequence of ``spec``."""
     ground, brightness, wind = _ground(spec), _brightness(spec), _Wind.of(spec)
-    cloud = _clouds(spec, wind)
+    cloud = np.stack(list(_clouds(spec, wind)))
     light = brightness[:, None, None] * (ground + cloud * (1 - ground))
     values = np.clip(light + _rng(spec, "noise").normal(0, spec.noise, light.shape), 0, 1).astype(np.float32)
     flow = np.stack([wind.at(slot)[_visible(spec)] for slot in range(spec.frames)])
-    return SyntheticSequence(values, _validity(spec), flow, cloud, ground, brightness)
+    return SyntheticSequence(values, np.stack(list(_validity(spec))), flow, cloud, ground, brightness)
+
+
+def stream(spec: SyntheticSpec) -> Iterator[SyntheticFrame]:
+    """The frames of :func:`synthesise`, to the bit, one after the other: for a sequence without an end in sight."""
+    ground, brightness, noise = _ground(spec), _brightness(spec), _rng(spec, "noise")
+    skies = zip(_clouds(spec, _Wind.of(spec)), _validity(spec), strict=True)
+    for slot, (cloud, validity) in enumerate(skies):
+        light = brightness[slot] * (ground + cloud * (1 - ground))
+        values = np.clip(light + noise.normal(0, spec.noise, light.shape), 0, 1).astype(np.float32)
+        yield SyntheticFrame(slot, values, validity)
 
 
 def carry(field: Field, flow: Field) -> Field:
@@ -195,17 +221,15 @@ def _octave_weights(slope: float) -> Field:
     return (weights / np.linalg.norm(weights)).astype(np.float32)
 
 
-def _clouds(spec: SyntheticSpec, wind: _Wind) -> Field:
-    """``(time, y, x)`` cloud albedo over the visible grid."""
+def _clouds(spec: SyntheticSpec, wind: _Wind) -> Iterator[Field]:
+    """``(y, x)`` cloud albedo over the visible grid, slot by slot."""
     rng, shape = _rng(spec, "sky"), _sky_shape(spec)
     filters, memory = _octave_filters(shape), _Memory.of(spec)
     state = memory.start(_octave_noise(rng, shape, filters), _octave_noise(rng, shape, filters))
-    clouds = np.empty((spec.frames, spec.height, spec.width), np.float32)
     for slot in range(-_SPIN_UP, spec.frames):
         if slot >= 0:
-            clouds[slot] = _albedo(state.octaves[:, *_visible(spec)], spec.cover)
+            yield _albedo(state.octaves[:, *_visible(spec)], spec.cover)
         state = memory.step(state.carried(wind.at(slot)), _octave_noise(rng, shape, filters))
-    return clouds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -327,14 +351,14 @@ def _brightness(spec: SyntheticSpec) -> Field:
     return (spec.night + (1 - spec.night) * np.where(day, height, 0)).astype(np.float32)
 
 
-def _validity(spec: SyntheticSpec) -> NDArray[np.bool_]:
-    """``(time, y, x)``, False in missing lines and patches."""
+def _validity(spec: SyntheticSpec) -> Iterator[NDArray[np.bool_]]:
+    """``(y, x)``, False in missing lines and patches, slot by slot."""
     rng = _rng(spec, "gaps")
-    validity = np.ones((spec.frames, spec.height, spec.width), np.bool_)
-    for frame, count in zip(validity, rng.poisson(spec.gaps, spec.frames), strict=True):
+    for count in rng.poisson(spec.gaps, spec.frames):
+        frame = np.ones((spec.height, spec.width), np.bool_)
         for _ in range(count):
             frame[_gap(rng, spec)] = False
-    return validity
+        yield frame
 
 
 def _gap(rng: np.random.Generator, spec: SyntheticSpec) -> tuple[slice, slice]:

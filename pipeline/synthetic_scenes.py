@@ -134,10 +134,10 @@ def write_scenes(folder: Path, spec: SyntheticSpec, faults: Faults | None = None
     paths = [folder / f"synthetic_{stamp(time)}.tif" for time in spec.times]
     _write_frames(paths, spec, faults)
     for slot in faults.corrupt:
-        _corrupt(paths[slot])
+        corrupt(paths[slot])
     for slot in faults.half_written:
         _cut(paths[slot])
-    copies = tuple(_copied(paths[slot]) for slot in sorted(faults.repeated))
+    copies = tuple(repeat(paths[slot]) for slot in sorted(faults.repeated))
     bad = {*faults.corrupt, *faults.half_written, *faults.missing}
     return WrittenScenes(
         folder=folder,
@@ -174,8 +174,8 @@ def _write_frames(paths: list[Path], spec: SyntheticSpec, faults: Faults) -> Non
             write_scene(path, dn[slot], grid, time, time + latency)
 
 
-def _corrupt(path: Path) -> None:
-    """Overwrites the first half of the first block: the file's header and tags stay as they are.
+def corrupt(path: Path) -> None:
+    """Overwrites the first half of a scene's first block: the file's header and tags stay as they are.
 
     From the block's own two-byte header on, since GDAL does not compare deflate's checksum: bytes overwritten further
     inside are read as noise without an error (26 of 36 files tried, GDAL 3.10).
@@ -193,5 +193,6 @@ def _cut(path: Path) -> None:
         raw.truncate(path.stat().st_size * 2 // 3)
 
 
-def _copied(path: Path) -> Path:
+def repeat(path: Path) -> Path:
+    """Delivers a scene again: the same bytes under a second name."""
     return shutil.copyfile(path, path.with_name(f"{path.stem}_copy.tif"))

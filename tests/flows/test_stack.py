@@ -30,7 +30,7 @@ BIN = Path(sys.executable).parent
 def test_without_a_demo_the_user_hears_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"work/demo/product\.toml.*make demo.*--config FILE"):
-        find_place(DEMO)
+        find_place([DEMO])
 
 
 def test_a_taken_port_is_named_with_the_setting_that_changes_it(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_a_taken_port_is_named_with_the_setting_that_changes_it(product: Path, m
         port = other.getsockname()[1]
         monkeypatch.setenv("CUBECAST_SERVICES__MLFLOW_PORT", str(port))
         with pytest.raises(ServiceError, match=rf"services\.mlflow_port = {port}: .*CUBECAST_SERVICES__MLFLOW_PORT"):
-            check_ports(find_place(product))
+            check_ports(find_place([product]))
 
 
 def test_two_servers_need_two_ports(
@@ -49,13 +49,13 @@ def test_two_servers_need_two_ports(
     monkeypatch.setenv("CUBECAST_SERVICES__MLFLOW_PORT", str(free_ports[0]))
     monkeypatch.setenv("CUBECAST_SERVICES__PREFECT_PORT", str(free_ports[0]))
     with pytest.raises(ServiceError, match="are two ports"):
-        check_ports(find_place(product))
+        check_ports(find_place([product]))
 
 
 def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_KEY", "secret")
     monkeypatch.setenv("PREFECT_API_URL", "https://api.prefect.cloud/api")
-    place = find_place(product)
+    place = find_place([product])
     environment = place.service("prefect", "prefect").environment
     assert "PREFECT_API_KEY" not in environment
     assert environment["PREFECT_API_URL"] == place.api
@@ -64,18 +64,18 @@ def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: py
 
 def test_a_proxy_is_not_asked_for_this_machine(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "example.org")
-    environment = find_place(product).service("prefect", "prefect").environment
+    environment = find_place([product]).service("prefect", "prefect").environment
     assert environment["no_proxy"] == environment["NO_PROXY"] == "example.org,127.0.0.1"
 
 
 def test_workers_record_to_our_mlflow_and_to_another_where_one_is_configured(
     product: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = find_place(product)
+    ours = find_place([product])
     assert ours.serves_mlflow
     assert ours.service("worker", "prefect").environment["CUBECAST_TRACKING__URI"] == ours.mlflow
     monkeypatch.setenv("CUBECAST_TRACKING__URI", "http://mlflow.example.org")
-    theirs = find_place(product)
+    theirs = find_place([product])
     assert not theirs.serves_mlflow
     assert theirs.mlflow == "http://mlflow.example.org"
     assert set(theirs.ports) == {"prefect_port"}
@@ -84,7 +84,7 @@ def test_workers_record_to_our_mlflow_and_to_another_where_one_is_configured(
 def test_our_mlflow_serves_the_database_that_the_commands_write(product: Path) -> None:
     from models.registry import tracking_uri
 
-    assert find_place(product).tracking == tracking_uri(load(product))
+    assert find_place([product]).tracking == tracking_uri(load(product))
 
 
 @dataclass(frozen=True, slots=True)
