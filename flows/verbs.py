@@ -5,8 +5,8 @@ A verb takes the path of a configuration and plain values, and returns a small f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from flows.quiet import native_silence
 
 if TYPE_CHECKING:
     from models.experiment import Watcher
+    from pipeline.config import Settings
     from pipeline.doctor import Finding
     from pipeline.metrics import ErrorRow
     from pipeline.scoretable import ScoreRow
@@ -66,7 +67,8 @@ class Trained:
 class Forecasted:
     """A published run.
 
-    ``warning``: what is not as it should be with the model, and what to do; empty: nothing.
+    ``warning``: what is not as it should be with the model, and what to do; empty: nothing. ``fresh``: it was
+    published now, not before. ``late``: why it is later than it should be; empty: it is not.
     """
 
     run: str
@@ -74,6 +76,8 @@ class Forecasted:
     model: str
     files: tuple[str, ...]
     warning: str = ""
+    fresh: bool = True
+    late: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +173,47 @@ def forecast(
     from pipeline.config import load
 
     settings = load(config)
+    clock = now or datetime.now(UTC)
+    _require_come(init, clock)
+    return _forecast(config, settings, init, clock if due or settings.forecast.issue == "due" else None)
+
+
+def make_up(config: Path, newest: datetime, *, but: Collection[datetime] = ()) -> Forecasted | None:
+    """Publishes the newest run that is missing, of a slot whose scene has come; None where none is.
+
+    Args:
+        config: TOML file of the product.
+        newest: init time of the newest run: what is missing lies before it.
+        but: init times that were tried and failed.
+
+    Raises:
+        CubecastError: as :func:`forecast`.
+    """
+    from pipeline.config import load
+    from pipeline.missed import missed
+
+    settings = load(config)
+    wanted = next((init for init in missed(settings, newest) if init not in but), None)
+    if wanted is None:
+        return None
+    done = _forecast(config, settings, None, wanted + settings.forecast.delay)
+    age = (datetime.now(UTC) - wanted) // timedelta(minutes=1)
+    return replace(done, late=done.late or f"it was missing, and was made up for {age} minutes after its init time")
+
+
+def _forecast(config: Path, settings: Settings, init: datetime | None, now: datetime | None) -> Forecasted:
     from flows.issuing import issued
     from pipeline.catalog import find_run
     from pipeline.forecast import outlet
     from pipeline.times import stamp
 
-    clock = now or datetime.now(UTC)
-    _require_come(init, clock)
-    path, warning = issued(config, settings, init, clock if due or settings.forecast.issue == "due" else None)
-    published = find_run(outlet(settings).place, settings.product.name, path.as_posix())
+    begun = datetime.now(UTC)
+    done = issued(config, settings, init, now)
+    published = find_run(outlet(settings).place, settings.product.name, done.path.as_posix())
     files = tuple(str(path) for _, path in sorted(published.leads.items()))
-    model = f"{published.model.name} {published.model.version}"
-    return Forecasted(str(published.path), stamp(published.init), model, files, warning)
+    fresh, late = published.created >= begun, done.warning if done.late else ""
+    model = published.model.full_name
+    return Forecasted(str(published.path), stamp(published.init), model, files, done.warning, fresh, late)
 
 
 def _require_come(init: datetime | None, clock: datetime) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from models.prediction import Card, Network
+    from pipeline.rungs import Champion
 
 __all__ = ["Registered", "Registry", "open_registry", "tracking_uri"]
 
@@ -78,6 +79,7 @@ class Registry:
         self.model_name = settings.product.name
         self._folder = settings.paths.mlflow
         self._keepsake = Keepsake(settings.paths.champion)
+        self._asked: serving.Asked | None = None
         self._experiment_name = settings.tracking.experiment or settings.product.name
 
     @property
@@ -172,7 +174,12 @@ class Registry:
 
     def serve(self, settings: Settings) -> Served:
         """The champion from MLflow, or the copy that is kept here; see :func:`models.serving.serve`."""
-        return serving.serve(settings, self)
+        return serving.serve(settings, self._asked or self)
+
+    def glimpse(self, settings: Settings) -> Champion | None:
+        """See :func:`models.serving.glimpse`; :meth:`serve` then goes by what MLflow has answered."""
+        self._asked = serving.Asked(self)
+        return serving.glimpse(settings, self._asked)
 
     def load_champion(self, settings: Settings) -> Network | None:
         """The champion; None where there is none.

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from models.journal import MODEL_FILE
 from models.keepsake import DamagedError, Files, Keepsake, Version, sha256
 from models.suitability import check_fit
+from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.errors import CubecastError, ModelError, ServiceError
 from pipeline.record import ModelRef
+from pipeline.rungs import Champion
+from pipeline.specs import MotionSpec
 
 if TYPE_CHECKING:
     from models.prediction import Network
@@ -104,6 +107,62 @@ def champion(settings: Settings, source: Source) -> Served:
         ServiceError: MLflow does not answer, and there is no copy to use.
     """
     return _Search(settings, source, None).run()
+
+
+def glimpse(settings: Settings, source: Source) -> Champion | None:
+    """What decides the name of the champion's run, without its network, which takes 13 CPU-seconds to load.
+
+    Returns:
+        A champion that can only be asked which model it is and how it finds motion; None where it takes more to know:
+        there is none, MLflow has another one than the copy kept here, or does not answer.
+    """
+    try:
+        kept = Keepsake(settings.paths.champion).read()
+        asked = None if kept is None else within(source.answer_within, lambda: source.find(None))
+        if kept is None or asked is None or not asked.is_same(kept.version):
+            return None
+        return Champion(Persistence(), _ref(kept), MotionSpec.model_validate(json.loads(kept.card)["motion"]))
+    except (DamagedError, ServiceError, ValueError, LookupError):
+        return None
+
+
+class Asked:
+    """A source that is asked once for the champion: who then loads it does not wait again for a server that is away.
+
+    See :class:`Source`.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._answers: list[Version | None | ServiceError] = []
+
+    @property
+    def uri(self) -> str:
+        """See :class:`Source`."""
+        return self._source.uri
+
+    @property
+    def answer_within(self) -> float | None:
+        """See :class:`Source`."""
+        return self._source.answer_within
+
+    def find(self, number: str | None) -> Version | None:
+        """See :class:`Source`."""
+        if number is not None:
+            return self._source.find(number)
+        if not self._answers:
+            try:
+                self._answers.append(within(self.answer_within, lambda: self._source.find(None)))
+            except ServiceError as error:
+                self._answers.append(error)
+        (answer,) = self._answers
+        if isinstance(answer, ServiceError):
+            raise answer
+        return answer
+
+    def fetch(self, version: Version) -> Files:
+        """See :class:`Source`."""
+        return self._source.fetch(version)
 
 
 def version(settings: Settings, source: Source, number: str) -> Network:

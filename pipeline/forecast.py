@@ -105,9 +105,7 @@ def forecast(
         StoreError: no cube, or one of another layout than the configuration's.
         WithdrawnError: the run was withdrawn.
     """
-    cube = open_cube(store_of(settings))
-    schema.check(cube.root, Layout.of(settings), but=frozenset({"forecast"}))  # any bands of the cube can be
-    situation = situate(settings, cube, init, now)
+    situation = _situation(settings, init, now)
     if not situation.sample.context:
         _require_past(settings, situation)
         champion = None
@@ -126,6 +124,33 @@ def forecast(
         certificate = make(settings, champion, view, draft, draft.folder)
         told_of = remarks(champion, why) | usefulness(settings, run) | past(settings, view).remarks(draft)
         return publish(draft, run, outlet(settings), certificate.checks(), remarks=told_of)
+
+
+def published_already(
+    settings: Settings, champion: Champion, *, init: datetime | None = None, now: datetime | None = None
+) -> Path | None:
+    """Folder of the run that :func:`forecast` would make, where it is published; the champion's network is not asked.
+
+    Args:
+        settings: the product.
+        champion: which model it is and how it finds motion; nothing else of it matters.
+        init: as of :func:`forecast`.
+        now: likewise.
+
+    Raises:
+        CubecastError: as :func:`forecast`.
+    """
+    situation = _situation(settings, init, now)
+    if not situation.sample.context:
+        return None
+    run = record(settings, champion, situation, covariates_of(settings))
+    return published_alike(run, outlet(settings), but=FOLLOWED)
+
+
+def _situation(settings: Settings, init: datetime | None, now: datetime | None) -> Situation:
+    cube = open_cube(store_of(settings))
+    schema.check(cube.root, Layout.of(settings), but=frozenset({"forecast"}))  # any bands of the cube can be
+    return situate(settings, cube, init, now)
 
 
 def make(

@@ -113,7 +113,14 @@ def published(run: RunRecord, outlet: Outlet) -> Path | None:
 
 
 def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> Path | None:
-    """Folder of a run that is made of the same, whatever its specification says under the names ``but``, or None.
+    """Folder of a run that is made of the same, or None.
+
+    Another snapshot with the same scenes is no other: a late scene that the run does not see must not make a second one.
+
+    Args:
+        run: what it would be made of.
+        outlet: where it would come out.
+        but: names whose values in its specification may differ.
 
     Raises:
         WithdrawnError: it was withdrawn.
@@ -123,7 +130,9 @@ def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> 
     entries = [entry for entry in shelf.entries(f"{run.init:%Y/%m/%d}") if entry.init == run.init]
     for facts in filter(None, (manifest(shelf, entry.name) for entry in entries)):
         specification = facts["specification"]
-        then = replace(run, specification=json.dumps(specification, sort_keys=True))
+        then = replace(
+            run, specification=json.dumps(specification, sort_keys=True), snapshot=facts["snapshot"]
+        )
         same = {name: value for name, value in specification.items() if name not in but} == own
         if same and run_key(then, outlet) == facts["run_key"]:
             return published(then, outlet)
@@ -131,14 +140,14 @@ def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> 
 
 
 def published_by_a_network(run: RunRecord, outlet: Outlet) -> Path | None:
-    """Folder of a network's run for the same init time that saw the same; None where there is none."""
-    shelf, seen = _shelf(outlet), (iso(run.init), run.snapshot, list(run.scenes))
+    """Folder of a network's run for the same init time that saw the same scenes; None where there is none."""
+    shelf, seen = _shelf(outlet), (iso(run.init), list(run.scenes))
     for entry in shelf.entries(f"{run.init:%Y/%m/%d}"):
         facts = manifest(shelf, entry.name) if entry.init == run.init and entry.published else None
         if (
             facts
             and facts["model"]["source"] == "network"
-            and (facts["init"], facts["snapshot"], facts["scenes"]) == seen
+            and (facts["init"], facts["scenes"]) == seen
         ):
             return outlet.folder / entry.name
     return None

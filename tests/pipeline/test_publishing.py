@@ -400,8 +400,8 @@ def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "other",
-    [at(5), replace(RUN, snapshot="CUBE2"), replace(RUN, specification='{"horizon": 3}')],
-    ids=["init", "snapshot", "horizon"],
+    [at(5), replace(RUN, scenes=RUN.scenes[1:]), replace(RUN, specification='{"horizon": 3}')],
+    ids=["init", "scenes", "horizon"],
 )
 def test_a_run_of_another_making_is_not_taken_for_it(tmp_path: Path, other: RunRecord) -> None:
     publish_run(an_outlet(tmp_path))
