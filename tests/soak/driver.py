@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.config import Settings, load
 from tests.soak import gathering
 from tests.soak.observation import Observed, Told, Usage
-from tests.soak.oracle import Oracle
+from tests.soak.oracle import Lead, Oracle
 from tests.soak.product import HORIZON, NAME, Archive, configure, fill
 from tests.soak.report import ON_TIME, Report, judge
 from tests.soak.scenario import Scenario, Trouble
@@ -25,7 +25,8 @@ TRAINED = 600.0  # seconds for the first champion
 AT_REST = 240.0  # seconds for the last runs to end
 AGAIN = 12
 """Steps from one retraining to the next, while the alarm stands; in life a schedule does it."""
-LIMIT = 100 * 60.0  # seconds for everything
+LIMIT = 95 * 60.0  # seconds after which no further step begins
+LOOK = 1.0  # seconds between two looks
 DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 Say = Callable[[str], None]
@@ -35,6 +36,33 @@ def say(line: str) -> None:
     """A line for a person, at once."""
     sys.stdout.write(f"{datetime.now(UTC):%H:%M:%S} {line}\n")
     sys.stdout.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What is due and not there.
+
+    Attributes:
+        files: that the ledger has not decided.
+        slots: without a forecast.
+        leads: without a score.
+    """
+
+    files: frozenset[str] = frozenset()
+    slots: frozenset[int] = frozenset()
+    leads: frozenset[Lead] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.slots or self.leads)
+
+    def __or__(self, other: Lack) -> Lack:
+        return Lack(self.files | other.files, self.slots | other.slots, self.leads | other.leads)
+
+    def __sub__(self, other: Lack) -> Lack:
+        return Lack(self.files - other.files, self.slots - other.slots, self.leads - other.leads)
+
+    def __str__(self) -> str:
+        return f"{len(self.files)} file(s), {len(self.slots)} forecast(s) and {len(self.leads)} score(s) are missing"
 
 
 @dataclass(slots=True)
@@ -56,6 +84,7 @@ class Soak:
     alarms: list[Told] = field(default_factory=list)
     usage: list[Usage] = field(default_factory=list)
     retrained: int | None = None
+    _forgone: Lack = field(default_factory=lambda: Lack())
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -81,7 +110,7 @@ class Soak:
     def begin(self) -> None:
         """Waits for the history in the cube, and for a first champion where the story has one."""
         started = time.monotonic()
-        assert wait_until(lambda: self._decided(-1), SETTLED), "the history does not come into the cube"
+        assert wait_until(lambda: not self.lacking(-1), SETTLED, LOOK), "the history does not come into the cube"
         say(f"{len(self.told.history)} scenes of history are in the cube after {time.monotonic() - started:.0f} s")
         if self.told.form.trains:
             run = self.services.request(f"train/{NAME}")
@@ -95,13 +124,14 @@ class Soak:
         self.dropped[step] = datetime.now(UTC)
         started = time.monotonic()
         broken = "" if trouble is None else self.trouble(trouble)
-        settled = wait_until(lambda: self.settled(step), SETTLED)
-        took = time.monotonic() - started
+        settled = wait_until(lambda: not self.lacking(step), SETTLED, LOOK)
+        lack, took = self.lacking(step), time.monotonic() - started
+        self._forgone |= lack
         self.services.release()
         self.usage += self.services.usage(step)
         self.hear(step)
         files = ", ".join(f"{one.name[10:-4]}{f' ({one.fault})' if one.fault else ''}" for one in arrivals) or "nothing"
-        end = "settled" if settled else f"NOT SETTLED, {self.lacking(step)}"
+        end = "settled" if settled else f"NOT SETTLED ({lack})"
         say(f"step {step + 1} of {self.told.form.steps}: {files}; {broken}{end} after {took:.0f} s")
 
     def trouble(self, trouble: Trouble) -> str:
@@ -116,23 +146,13 @@ class Soak:
         hit = acts[trouble]()
         return f"{trouble}{' (but nothing ran)' if hit is False else ''}; "
 
-    def settled(self, step: int) -> bool:
-        """Whether all that is due by a step is there."""
-        return not self.lacking(step)
-
-    def lacking(self, step: int) -> str:
-        """What is due by a step and not there yet."""
-        if not self._decided(step):
-            return "files are not decided"
-        missing = self.oracle.forecasts_by(step) - gathering.forecast_slots(self.settings)
-        if missing:
-            return f"no forecast for the steps {sorted(self.told.step(slot) + 1 for slot in missing)}"
-        unscored = self.oracle.scores_by(step) - gathering.scored_leads(self.settings)
-        return f"{len(unscored)} lead(s) without a score" if unscored else ""
-
-    def _decided(self, step: int) -> bool:
-        known = gathering.ledger(self.settings)
-        return all("pending" not in known.get(name, ("pending",)) for name in self.oracle.files_by(step))
+    def lacking(self, step: int) -> Lack:
+        """What is due by a step and not there yet, without what was waited for in vain before."""
+        known, oracle = gathering.ledger(self.settings), self.oracle
+        undecided = {name for name in oracle.files_by(step) if "pending" in known.get(name, ("pending",))}
+        slots = oracle.forecasts_by(step) - gathering.forecast_slots(self.settings)
+        leads = oracle.scores_by(step) - gathering.scored_leads(self.settings)
+        return Lack(frozenset(undecided), slots, leads) - self._forgone
 
     def hear(self, step: int) -> None:
         """Notes new alarms, and asks for another retraining where the last one has not helped."""

@@ -119,15 +119,16 @@ def forecast_on_time(oracle: Oracle, seen: Observed) -> Claim:
     first: dict[int, Published] = {}
     for run in sorted(seen.published, key=lambda run: run.created):
         first.setdefault(run.init, run)
-    waits = {slot: first[slot].created - seen.dropped[step] for slot, step in _due(oracle) if slot in first}
+    waits = {slot: first[slot].created - seen.dropped[step] for slot, step in _came_in(oracle, seen) if slot in first}
     late = {slot: wait for slot, wait in waits.items() if wait > ON_TIME}
     wanted = len(oracle.forecasts_by(oracle.told.form.steps))
     told = [f"{_slot(oracle)(slot)}: {wait.total_seconds():.0f} s" for slot, wait in sorted(late.items())]
     return Claim(f"of these, within {ON_TIME.seconds} s of the scene", wanted, len(waits) - len(late), tuple(told))
 
 
-def _due(oracle: Oracle) -> Iterator[tuple[int, int]]:
-    return ((slot, step) for slot, step in sorted(oracle.came.items()) if step >= 0)
+def _came_in(oracle: Oracle, seen: Observed) -> Iterator[tuple[int, int]]:
+    """Slots and the steps in which their scenes came, as far as the replay got."""
+    return ((slot, step) for slot, step in sorted(oracle.came.items()) if step in seen.dropped)
 
 
 def scored_all(oracle: Oracle, seen: Observed) -> Claim:
@@ -323,9 +324,9 @@ def _skills(oracle: Oracle, seen: Observed) -> dict[str, str]:
 
 
 def _waits(oracle: Oracle, seen: Observed) -> Iterator[float]:
-    for slot, step in _due(oracle):
+    for slot, step in _came_in(oracle, seen):
         made = [run.created for run in seen.published if run.init == slot]
-        if made and step in seen.dropped:
+        if made:
             yield (min(made) - seen.dropped[step]).total_seconds()
 
 

@@ -62,7 +62,7 @@ class Services:
     def start(self) -> None:
         """Starts everything and waits for it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CUBECAST_"))}
-        command = (sys.executable, "-m", "flows.cli", "up", "--config", str(self.config))
+        command = (str(Path(sys.executable).with_name("cubecast")), "up", "--config", str(self.config))
         with self.screen.open("wb") as screen:
             environment = kept | self.environment
             self.process = subprocess.Popen(command, env=environment, stdout=screen, stderr=subprocess.STDOUT)
