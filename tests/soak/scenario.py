@@ -175,7 +175,8 @@ def scenario(form: Form, seed: int = 0) -> Scenario:
     steps = chance.sample(range(1, form.steps - 1), sum(form.faults.values()))
     kinds = [fault for fault, count in form.faults.items() for _ in range(count)]
     faults = dict(zip(steps, kinds, strict=True))
-    empty = Scenario(form, sky, (), _troubles(form, chance), frozenset())
+    busy = {step for step in range(form.steps) if faults.get(step) in (None, Fault.REPEATED)}
+    empty = Scenario(form, sky, (), _troubles(form, busy, chance), frozenset())
     arrivals = [one for step in empty.steps for one in _files(empty, step, faults.get(step), chance)]
     missing = frozenset(empty.slot(step) for step, fault in faults.items() if fault is Fault.MISSING)
     ordered = tuple(sorted(arrivals, key=lambda one: (one.step, one.slot, one.name)))
@@ -196,16 +197,20 @@ def _files(told: Scenario, step: int, fault: Fault | None, chance: random.Random
         yield Arrival(again, slot, name.replace(".tif", "_copy.tif"), fault)
 
 
-def _troubles(form: Form, chance: random.Random) -> dict[int, Trouble]:
-    """When what breaks: the servers before the drift, so that each claim is about one thing; kills anywhere."""
-    early = form.drift or form.steps
-    servers = [Trouble.MLFLOW_HANGS, Trouble.MLFLOW_DIES, Trouble.PREFECT]
-    kills = [Trouble.WORKER, Trouble.RUN]
+def _troubles(form: Form, busy: set[int], chance: random.Random) -> dict[int, Trouble]:
+    """When what breaks: the servers before the drift, so that each claim is about one thing; runs where there are some.
+
+    Args:
+        form: how much breaks.
+        busy: steps whose own scene comes at once, so that there is a forecast to be killed.
+        chance: the story's.
+    """
+    servers = (Trouble.MLFLOW_HANGS, Trouble.MLFLOW_DIES, Trouble.PREFECT)
     first = [trouble for trouble in servers for _ in range(form.troubles.get(trouble, 0))]
-    found = dict(zip(sorted(chance.sample(range(1, early - 1), len(first))), first, strict=True))
-    rest = [trouble for trouble in kills for _ in range(form.troubles.get(trouble, 0))]
-    free = [step for step in range(1, form.steps - 1) if step not in found]
-    return found | dict(zip(chance.sample(free, len(rest)), rest, strict=True))
+    found = dict(zip(sorted(chance.sample(range(1, (form.drift or form.steps) - 1), len(first))), first, strict=True))
+    kills = [trouble for trouble in (Trouble.WORKER, Trouble.RUN) for _ in range(form.troubles.get(trouble, 0))]
+    free = sorted(step for step in busy if 0 < step < form.steps - 1 and step not in found)
+    return found | dict(zip(chance.sample(free, len(kills)), kills, strict=True))
 
 
 def _sky(form: Form, seed: int) -> SyntheticSpec:

@@ -51,6 +51,16 @@ def test_servers_fail_before_the_drift_and_the_ends_of_a_story_are_good(seed: in
         assert own == Arrival(step, told.slot(step), told.name(told.slot(step)))
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("form", [SHORT, FULL])
+def test_runs_are_killed_in_steps_that_owe_a_forecast(form: Form, seed: int) -> None:
+    told = scenario(form, seed)
+    oracle = Oracle(told, HORIZON)
+    kills = [step for step, one in told.troubles.items() if one in (Trouble.WORKER, Trouble.RUN)]
+    assert kills
+    assert all(told.slot(step) in oracle.forecasts(step) for step in kills)
+
+
 def test_the_same_seed_tells_the_same_story_and_another_one_another() -> None:
     assert scenario(FULL, 3) == scenario(FULL, 3)
     assert scenario(FULL, 3).arrivals != scenario(FULL, 4).arrivals
