@@ -309,6 +309,14 @@ def clean(config: Path, keep_days: int, *, dry_run: bool = False) -> Cleaned:
     return Cleaned(expired, gone.snapshots, gone.manifests, gone.chunks, gone.size, dry_run)
 
 
+def has_cube(config: Path) -> bool:
+    """Whether anything was ever ingested."""
+    from pipeline.config import load
+    from pipeline.cube import store_of
+
+    return store_of(load(config)).exists()
+
+
 def tag(config: Path, name: str, snapshot: str = "") -> str:
     """Gives a snapshot (an id or another tag; default: the newest) a name that keeps it from expiring; its id.
 

@@ -38,6 +38,9 @@ QUICK: Final[dict[str, Any]] = {
 }
 """Idempotent and quick: tried again."""
 
+LATER: Final[dict[str, Any]] = QUICK | {"retries": 0}
+"""Idempotent and quick, and the next run of the flow tries it again."""
+
 ONCE: Final[dict[str, Any]] = {"retries": 0, "timeout_seconds": FLOW_TIMEOUT, "persist_result": False}
 """Long and costly: a second try is a person's decision."""
 
@@ -65,7 +68,7 @@ FLOW: Final[dict[str, Any]] = {
     "timeout_seconds": FLOW_TIMEOUT,
     "persist_result": False,
 }
-"""Every flow: named, logged, and told from a dead one."""
+"""Every flow: named, logged, told from a dead one, and ended in time."""
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:

@@ -1,11 +1,13 @@
-"""Ingests whenever the inbox changes, until somebody wants an end."""
+"""Ingests whenever the inbox changes, until somebody wants an end, or for some time."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,28 @@ def tend(
             if _is_news(found, last):
                 done(found)
             last = found.refused
+
+
+def changes(config: Path, span: timedelta, *, every: float, failed: Callable[[ServiceError], None]) -> Iterator[None]:
+    """Yields at once, and then whenever the inbox changes, for some time; each time somebody should ingest.
+
+    Args:
+        config: TOML file of the product.
+        span: for how long; none: once.
+        every: seconds between two looks at the inbox.
+        failed: told when a server did not answer; it is tried again.
+
+    Raises:
+        CubecastError: a fault that a person has to mend.
+    """
+    from pipeline.config import load
+    from pipeline.inbox import open_inbox, watch
+
+    if not span:
+        yield
+        return
+    end = time.monotonic() + span.total_seconds()
+    yield from watch(open_inbox(load(config).scenes), every, lambda: time.monotonic() >= end, failed=failed)
 
 
 def _is_news(found: verbs.Ingested, last: tuple[verbs.Refused, ...]) -> bool:

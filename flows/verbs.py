@@ -5,7 +5,7 @@ A verb takes the path of a configuration and plain values, and returns a small f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,12 +35,19 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What came of an ingest: the newest snapshot, files of this run by state, files seen in all runs."""
+    """What came of an ingest: the newest snapshot, files of this run by state, files seen in all runs.
+
+    ``changed``: the snapshot is another one than before; ``scenes``: files that came into the cube; ``newest``: time of
+    the newest slot with a scene, where the snapshot changed.
+    """
 
     snapshot: str | None
     states: dict[str, int]
     seen: dict[str, int]
     refused: tuple[Refused, ...]
+    changed: bool = False
+    scenes: tuple[str, ...] = ()
+    newest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +109,36 @@ def ingest(config: Path, *, progress: Progress | None = None) -> Ingested:
         CubecastError: the configuration, the inbox or the cube has a fault.
     """
     from pipeline.config import load
+    from pipeline.cube import store_of
     from pipeline.ingest import ingest as run
     from pipeline.ledger import State
 
-    report = run(load(config), progress=progress)
+    settings = load(config)
+    store = store_of(settings)
+    before = store.tip() if store.exists() else None
+    report = run(settings, progress=progress)
     refused = tuple(
         Refused(entry.key.name, entry.state.value, entry.reason, entry.detail)
         for entry in report.entries
         if entry.state is not State.ACCEPTED
     )
     states = {state.value: report.count(state) for state in State}
-    return Ingested(report.snapshot, states, {state.value: n for state, n in report.seen.items()}, refused)
+    seen = {state.value: n for state, n in report.seen.items()}
+    done = Ingested(report.snapshot, states, seen, refused)
+    if report.snapshot in {None, before}:
+        return done
+    scenes = tuple(entry.key.name for entry in report.entries if entry.state is State.ACCEPTED)
+    return replace(done, changed=True, scenes=scenes, newest=_newest_slot(settings))
+
+
+def _newest_slot(settings: Settings) -> str:
+    """Time of the newest slot with a scene; empty where there is none."""
+    from pipeline.cube import open_cube, store_of
+    from pipeline.times import stamp
+
+    cube = open_cube(store_of(settings))
+    observed = cube.observed()
+    return stamp(cube.layout.axis.valid_time(int(observed[-1]))) if len(observed) else ""
 
 
 def train(
@@ -178,27 +204,46 @@ def forecast(
     return _forecast(config, settings, init, clock if due or settings.forecast.issue == "due" else None)
 
 
-def make_up(config: Path, newest: datetime, *, but: Collection[datetime] = ()) -> Forecasted | None:
-    """Publishes the newest run that is missing, of a slot whose scene has come; None where none is.
+def missing(config: Path, newest: str) -> tuple[datetime, ...]:
+    """Init times without a run, of slots whose scene has come, newest first.
 
     Args:
         config: TOML file of the product.
-        newest: init time of the newest run: what is missing lies before it.
-        but: init times that were tried and failed.
+        newest: init time of the newest run: what is missing lies ``forecast.catch_up`` before it.
+
+    Raises:
+        CubecastError: there is no cube.
+    """
+    from pipeline.config import load
+    from pipeline.missed import missed
+    from pipeline.times import parse_time
+
+    return tuple(missed(load(config), parse_time(newest)))
+
+
+def make_up(config: Path, init: datetime) -> Forecasted:
+    """Publishes the run of a slot that has none; it sees no later scene, but earlier ones however late they came.
 
     Raises:
         CubecastError: as :func:`forecast`.
     """
     from pipeline.config import load
-    from pipeline.missed import missed
 
     settings = load(config)
-    wanted = next((init for init in missed(settings, newest) if init not in but), None)
-    if wanted is None:
-        return None
-    done = _forecast(config, settings, None, wanted + settings.forecast.delay)
-    age = (datetime.now(UTC) - wanted) // timedelta(minutes=1)
+    done = _forecast(config, settings, None, init + settings.forecast.delay)
+    age = (datetime.now(UTC) - init) // timedelta(minutes=1)
     return replace(done, late=done.late or f"it was missing, and was made up for {age} minutes after its init time")
+
+
+def product_name(config: Path) -> str:
+    """What the product of a configuration is called.
+
+    Raises:
+        ConfigError: the configuration is missing or breaks a rule.
+    """
+    from pipeline.config import load
+
+    return load(config).product.name
 
 
 def _forecast(config: Path, settings: Settings, init: datetime | None, now: datetime | None) -> Forecasted:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, task
 
 from flows import verbs
+from flows.events import emit
 from flows.runs import FLOW, QUICK, log_progress
+from flows.waiting import give_up
 
 
 @task(**QUICK)
@@ -26,4 +30,9 @@ def verify(config: Path) -> int:
     Returns:
         How many leads were scored now.
     """
-    return score_forecasts(config).scored
+    began = datetime.now(UTC)
+    done = score_forecasts(config)
+    give_up(began)
+    for alarm in getattr(done, "alarms", ()):
+        emit(alarm.kind, verbs.product_name(config), asdict(alarm))
+    return done.scored

@@ -134,7 +134,7 @@ class Asked:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._answers: list[Version | None | ServiceError] = []
+        self._answers: list[Version | ServiceError | None] = []
 
     @property
     def uri(self) -> str:

@@ -14,6 +14,9 @@ from pipeline.errors import PublishError, ServiceError
 # What S3 answers where the condition of a put does not hold; the last one where the object is gone meanwhile.
 LOST_RACE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
+# A server that hangs would hold a reader for ever; seconds, https://gdal.org/en/stable/user/configoptions.html
+PATIENCE = {"GDAL_HTTP_CONNECTTIMEOUT": 20, "GDAL_HTTP_TIMEOUT": 300, "GDAL_HTTP_MAX_RETRY": 2}
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -49,7 +52,7 @@ class Bucket:
         import rasterio
 
         host = self.endpoint.partition("://")[2]
-        options: dict[str, Any] = {"AWS_REGION": self.region}
+        options: dict[str, Any] = {"AWS_REGION": self.region, **PATIENCE}
         if host:
             secure = "NO" if self.endpoint.startswith("http://") else "YES"
             options |= {"AWS_S3_ENDPOINT": host, "AWS_HTTPS": secure, "AWS_VIRTUAL_HOSTING": "FALSE"}

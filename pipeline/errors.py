@@ -58,6 +58,10 @@ class ServiceError(CubecastError):
     """A server (Prefect, MLflow, dask) cannot be reached or started."""
 
 
+class StoreAwayError(StoreError, ServiceError):
+    """The cube's bucket does not answer; it may later."""
+
+
 class Interrupted(CubecastError):  # noqa: N818 - nothing failed: the same command goes on from there
     """A training was stopped by a signal or its time limit, and can be resumed."""
 

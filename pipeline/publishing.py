@@ -115,7 +115,7 @@ def published(run: RunRecord, outlet: Outlet) -> Path | None:
 def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> Path | None:
     """Folder of a run that is made of the same, or None.
 
-    Another snapshot with the same scenes is no other: a late scene that the run does not see must not make a second one.
+    Another snapshot with the same scenes makes no other: a late scene that a run does not see is no reason for one.
 
     Args:
         run: what it would be made of.
@@ -130,9 +130,7 @@ def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> 
     entries = [entry for entry in shelf.entries(f"{run.init:%Y/%m/%d}") if entry.init == run.init]
     for facts in filter(None, (manifest(shelf, entry.name) for entry in entries)):
         specification = facts["specification"]
-        then = replace(
-            run, specification=json.dumps(specification, sort_keys=True), snapshot=facts["snapshot"]
-        )
+        then = replace(run, specification=json.dumps(specification, sort_keys=True), snapshot=facts["snapshot"])
         same = {name: value for name, value in specification.items() if name not in but} == own
         if same and run_key(then, outlet) == facts["run_key"]:
             return published(then, outlet)
@@ -144,11 +142,7 @@ def published_by_a_network(run: RunRecord, outlet: Outlet) -> Path | None:
     shelf, seen = _shelf(outlet), (iso(run.init), list(run.scenes))
     for entry in shelf.entries(f"{run.init:%Y/%m/%d}"):
         facts = manifest(shelf, entry.name) if entry.init == run.init and entry.published else None
-        if (
-            facts
-            and facts["model"]["source"] == "network"
-            and (facts["init"], facts["scenes"]) == seen
-        ):
+        if facts and facts["model"]["source"] == "network" and (facts["init"], facts["scenes"]) == seen:
             return outlet.folder / entry.name
     return None
 

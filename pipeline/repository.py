@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from pipeline.bucket import Bucket, Location
 from pipeline.durable import move_folder
-from pipeline.errors import StoreError
+from pipeline.errors import StoreAwayError, StoreError
 from pipeline.filesystem import sync_filesystem
 
 BRANCH = "main"
@@ -68,14 +68,16 @@ def trouble(location: Location) -> Iterator[None]:
     """Faults of the disk, the server and the repository as a sentence.
 
     Raises:
-        StoreError: instead of OSError and Icechunk's own errors.
+        StoreError: instead of OSError and Icechunk's own errors; of a bucket one that may pass.
     """
     import icechunk
+
+    kind = StoreAwayError if isinstance(location, Bucket) else StoreError
 
     try:
         yield
     except (OSError, icechunk.IcechunkError) as error:
-        raise StoreError(_sentence(location, reason(error))) from error
+        raise kind(_sentence(location, reason(error))) from error
 
 
 def sync(location: Location) -> None:

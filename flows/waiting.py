@@ -1,0 +1,58 @@
+"""Runs that wait for their turn while there is nothing left for them to do: they give it up."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Final
+
+CLOCKS: Final = timedelta(seconds=5)  # how far the clocks of a worker and of the server may differ
+
+
+def give_up(since: datetime) -> int:
+    """Cancels what waits behind the run that calls this, was asked for before ``since`` and asks for the same.
+
+    A deployment runs once at a time, and the others queue: so none is lost that an event asked for after this run had
+    read the cube. Whatever was asked for before that has been done by this run: a queue of fifty becomes one of one.
+
+    Args:
+        since: before this run began to read, UTC.
+
+    Returns:
+        How many gave up; faults of the server are no faults of the run.
+    """
+    try:
+        return _give_up(since)
+    except Exception as error:  # noqa: BLE001 - those that still wait do nothing twice
+        logging.getLogger("cubecast.flows").warning("runs that wait were left: %s: %s", type(error).__name__, error)
+        return 0
+
+
+def _give_up(since: datetime) -> int:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterDeploymentId,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.context import FlowRunContext
+    from prefect.states import Cancelled
+
+    context = FlowRunContext.get()
+    own = None if context is None else context.flow_run
+    if own is None or own.deployment_id is None:
+        return 0
+    wanted = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[own.deployment_id]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": since - CLOCKS}),
+    )
+    done = Cancelled(message=f"{own.name} ({own.id}) has done what this run was for")
+    with get_client(sync_client=True) as client:
+        waiting = [run for run in client.read_flow_runs(flow_run_filter=wanted) if run.parameters == own.parameters]
+        for run in waiting:
+            client.set_flow_run_state(run.id, done)
+    return len(waiting)
