@@ -35,6 +35,7 @@ MISSED: Final = 4
 """After a pause of so many looks, the sweeper itself or the server was away, and it begins anew."""
 TAG: Final = "cubecast"
 """Tag of our deployments; other people's runs are theirs."""
+TICK: Final = 0.01  # seconds
 PAGE: Final = 200  # runs of one answer
 NOTE: Final = "cubecast_sweeper"
 """Variable of the server that says when a sweeper looked last."""
@@ -276,11 +277,11 @@ def sweep(server: Server, *, say: Say, patience: Patience | None = None) -> Swep
     """
     allowed = patience or Patience.of_environment()
     sweeper = Sweeper(server, allowed, say)
-    end = time.monotonic() + allowed.starting + allowed.every
-    found = Swept()
-    while time.monotonic() < end:
+    found = sweeper.look()
+    end = time.monotonic() + allowed.starting
+    while (now := time.monotonic()) < end + allowed.every:  # the last look comes after the end
+        time.sleep(min(allowed.every, max(end - now, 0.0) + TICK))
         found = found.plus(sweeper.look())
-        time.sleep(allowed.every)
     return found
 
 
