@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flows.heartbeat import EVERY
 from pipeline.config import Settings, load
 from tests.soak import gathering
 from tests.soak.observation import Observed, Told, Usage
@@ -151,8 +152,9 @@ class Soak:
         known, oracle = gathering.ledger(self.settings), self.oracle
         undecided = {name for name in oracle.files_by(step) if "pending" in known.get(name, ("pending",))}
         slots = oracle.forecasts_by(step) - gathering.forecast_slots(self.settings)
-        leads = oracle.scores_by(step) - gathering.scored_leads(self.settings)
-        return Lack(frozenset(undecided), slots, leads) - self._forgone
+        made = oracle.forecasts_by(step - 1)  # a run that is made up for meets its truth at the next verification
+        leads = {one for one in oracle.scores_by(step) if one.init in made} - gathering.scored_leads(self.settings)
+        return Lack(frozenset(undecided), slots, frozenset(leads)) - self._forgone
 
     def hear(self, step: int) -> None:
         """Notes new alarms, and asks for another retraining where the last one has not helped."""
@@ -168,7 +170,8 @@ class Soak:
             say("    the alarm stands: another retraining is asked for")
 
     def rest(self) -> tuple[str, ...]:
-        """Waits until nothing runs any more; what still does."""
+        """Verifies what the next scene would, and waits until nothing runs any more; what still does."""
+        self.services.request(f"verify/{NAME}")
         wait_until(lambda: not self.services.stuck(), AT_REST, 2.0)
         return tuple(self.services.stuck())
 
@@ -186,14 +189,15 @@ class Soak:
         )
 
 
-def soak(told: Scenario, folder: Path, environment: dict[str, str] | None = None) -> Report:
+def soak(told: Scenario, folder: Path) -> Report:
     """Runs a story in an empty folder; what it claims."""
     started = time.monotonic()
     archive = fill(folder / "archive", told)
     ports = _free_ports()
     config = configure(folder / "product", told, archive, ports)
     say(f"{len(told.arrivals)} files in {told.form.steps} steps; {config}")
-    going = Soak(told, load(config), archive, Services(config, ports[0], environment or {}))
+    services = Services(config, ports[0], {EVERY: str(told.form.beat)})
+    going = Soak(told, load(config), archive, services)
     report = judge(going.oracle, going.run())
     say(f"over after {(time.monotonic() - started) / 60:.0f} minutes")
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def main() -> int:
     asks.add_argument("--seed", type=int, default=0, help="another story")
     asks.add_argument("--folder", type=Path, default=Path("build"), help="where the files go")
     asked = asks.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped on the way out
     folder = asked.folder.resolve()
     shutil.rmtree(folder / "soak", ignore_errors=True)
     report = soak(scenario(SHORT if asked.short else FULL, asked.seed), folder / "soak")

@@ -70,6 +70,7 @@ class Form:
         troubles: how many times each trouble.
         drift: step from which the sensor is calibrated otherwise; None: it stays the same.
         trains: whether a first champion is trained before the first step.
+        beat: seconds between two signs of life of a run; after nine missing ones it is buried.
     """
 
     steps: int
@@ -78,6 +79,7 @@ class Form:
     troubles: dict[Trouble, int]
     drift: int | None = None
     trains: bool = False
+    beat: float = 10.0
 
     def __post_init__(self) -> None:
         """Refuses more faults than there is room for.
@@ -96,6 +98,7 @@ SHORT = Form(
     history=12,
     faults={Fault.LATE: 1, Fault.MISSING: 1, Fault.REPEATED: 1, Fault.CORRUPT: 1},
     troubles={Trouble.RUN: 1},
+    beat=2.0,
 )
 """Thirty minutes of scenes, without a network: for CI."""
 

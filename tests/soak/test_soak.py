@@ -9,12 +9,9 @@ import pytest
 from tests.soak.driver import soak
 from tests.soak.scenario import SHORT, scenario
 
-BEATS = {"CUBECAST_HEARTBEAT": "2"}
-"""Seconds: a killed run is found after 18 s instead of 90."""
-
 
 @pytest.mark.slow
 @pytest.mark.server
 def test_half_an_hour_of_faulty_scenes_is_forecast_on_time_and_scored_once(tmp_path: Path) -> None:
-    report = soak(scenario(SHORT), tmp_path, BEATS)
+    report = soak(scenario(SHORT), tmp_path)
     assert report.holds, "\n".join(report.lines())
