@@ -9,11 +9,14 @@ from prefect import flow, task
 from prefect.logging import get_run_logger
 
 from flows import verbs
+from flows.artifacts import show_forecast
 from flows.events import FORECAST_LATE, FORECAST_PUBLISHED, emit
+from flows.logs import about
 from flows.runs import FLOW, LATER, QUICK
 from flows.waiting import give_up
 from pipeline.errors import WithdrawnError
 from pipeline.specs import UtcTime
+from pipeline.times import parse_time
 
 
 @task(**QUICK)
@@ -47,7 +50,7 @@ def forecast(config: Path, init: UtcTime | None = None) -> str:
         Folder of the newest run; empty where that was withdrawn.
     """
     if init is not None:
-        return _told(config, publish_forecast(config, init)).run
+        return _shown(config, publish_forecast(config, init)).run
     tried: set[datetime] = set()
     while (newest := _newest(config)) is not None:
         left = [time for time in find_missing(config, newest.init) if time not in tried]
@@ -62,7 +65,7 @@ def _newest(config: Path) -> verbs.Forecasted | None:
     """Publishes the newest run, for all who have asked for it so far; None where a person has taken it back."""
     began = datetime.now(UTC)
     try:
-        done = _told(config, publish_forecast(config, None))
+        done = _shown(config, publish_forecast(config, None))
     except WithdrawnError as error:
         get_run_logger().warning("%s", error)
         return None
@@ -77,8 +80,17 @@ def _make_up(config: Path, init: datetime) -> None:
         get_run_logger().warning("the run of %s cannot be made up for: %s", f"{init:%Y-%m-%d %H:%M}Z", error)
 
 
+def _shown(config: Path, done: verbs.Forecasted) -> verbs.Forecasted:
+    """Tells of a run, and shows one that was published now on Prefect's pages."""
+    _told(config, done)
+    if done.fresh:
+        show_forecast(config, done.run)
+    return done
+
+
 def _told(config: Path, done: verbs.Forecasted) -> verbs.Forecasted:
     """Tells of a run that was published now; what is wrong with its model is told every time."""
+    about(parse_time(done.init))
     if done.warning:
         get_run_logger().warning("forecast by %s: %s", done.model, done.warning)
     if done.fresh:

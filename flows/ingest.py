@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows import verbs
+from flows.artifacts import progress
 from flows.events import CUBE_UPDATED, emit
 from flows.runs import FLOW, QUICK, log_progress
 from flows.tending import changes
@@ -25,7 +26,7 @@ Minutes = Annotated[float, Field(ge=0, le=300)]
 @task(**QUICK)
 def ingest_scenes(config: Path) -> verbs.Ingested:
     """Brings new scenes into the cube."""
-    return verbs.ingest(config, progress=log_progress("files"))
+    return verbs.ingest(config, progress=progress("scenes ingested", log_progress("files")))
 
 
 @flow(name="ingest", **FLOW)

@@ -68,7 +68,7 @@ FLOW: Final[dict[str, Any]] = {
     "timeout_seconds": FLOW_TIMEOUT,
     "persist_result": False,
 }
-"""Every flow: named, logged, told from a dead one, and ended in time."""
+"""Every flow: named, logged, and told from a dead one."""
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:

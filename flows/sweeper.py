@@ -35,6 +35,8 @@ MISSED: Final = 4
 """After a pause of so many looks, the sweeper itself or the server was away, and it begins anew."""
 TAG: Final = "cubecast"
 """Tag of our deployments; other people's runs are theirs."""
+ASKS: Final = 3
+"""How often a busy server is asked in one look: two writers of SQLite at once are an everyday thing."""
 TICK: Final = 0.01  # seconds
 PAGE: Final = 200  # runs of one answer
 NOTE: Final = "cubecast_sweeper"
@@ -184,7 +186,7 @@ class Sweeper:
         for run in self._crashed():
             if run.again >= TRIES:
                 given_up.append(run.name)
-                self._say(f"{run.name} crashed {run.again + 1} times and is given up; flow run {run.id} says why")
+                self._say(f"{self._title(run)} crashed {run.again + 1} times and is given up: flow run {run.id}")
             elif self._do_again(run):
                 again.append(run.name)
             self._known.add(run.id)
@@ -192,22 +194,29 @@ class Sweeper:
 
     def watch(self, wanted: Callable[[], bool] = lambda: True) -> None:
         """Looks until nobody wants it any more; a server that is away is waited for."""
+        away = False
         while wanted():
             try:
                 self.look()
             except OSError as error:
-                self._say(f"Prefect at {self._server.api} does not answer the sweeper: {error}")
+                if not away:
+                    self._say(f"Prefect at {self._server.api} does not listen, nothing is swept: {error}")
+                away = True
+            else:
+                if away:
+                    self._say(f"Prefect at {self._server.api} listens again")
+                away = False
             time.sleep(self._patience.every)
 
     def _prove_that_it_listens(self) -> None:
         """Only looks that could write count: a server whose database is locked answers, and takes no heartbeat."""
         note = {"value": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
         try:
-            self._server.call(f"/variables/name/{NOTE}", note, method="PATCH", tries=1)
+            self._server.call(f"/variables/name/{NOTE}", note, method="PATCH", tries=ASKS)
         except HTTPError as error:
             if error.code != 404:
                 raise
-            self._server.call("/variables/", {"name": NOTE} | note, tries=1)
+            self._server.call("/variables/", {"name": NOTE} | note, tries=ASKS)
 
     def _unfinished(self) -> list[Run]:
         return self._runs({"state": {"type": {"any_": list(UNFINISHED)}}})
@@ -222,9 +231,8 @@ class Sweeper:
         ours = wanted | {"tags": {"all_": [TAG]}}
         runs: list[Run] = []
         while True:
-            page = self._server.call(
-                "/flow_runs/filter", {"flow_runs": ours, "limit": PAGE, "offset": len(runs)}, tries=1
-            )
+            asked = {"flow_runs": ours, "limit": PAGE, "offset": len(runs)}
+            page = self._server.call("/flow_runs/filter", asked, tries=ASKS)
             runs.extend(map(Run.of, page))
             if len(page) < PAGE:
                 return [run for run in runs if run.deployment]
@@ -234,6 +242,11 @@ class Sweeper:
             self._names[run.flow] = self._server.call(f"/flows/{run.flow}")["name"]
         return self._names[run.flow]
 
+    def _title(self, run: Run) -> str:
+        """What people call it; a run that never began has only a made-up name."""
+        flow = self._flow(run)
+        return run.name if run.name.startswith(flow) else f"{flow} {run.name}"
+
     def _bury(self, run: Run) -> bool:
         silent = self._patience.starting if run.beat is None else self._patience.silent
         why = f"no sign of life for {silent:g} s: its process or its machine is gone"
@@ -242,7 +255,7 @@ class Sweeper:
         answer = self._server.call(f"/flow_runs/{run.id}/set_state", state)
         if answer["status"] != "ACCEPT":  # it has ended while we looked
             return False
-        self._say(f"{run.name} was {run.state}, {why}")
+        self._say(f"{self._title(run)} was {run.state}, {why}")
         return True
 
     def _do_again(self, run: Run) -> bool:
@@ -260,7 +273,7 @@ class Sweeper:
             if error.code not in {404, 409}:  # the deployment is gone, or takes other parameters now
                 raise
             return False
-        self._say(f"{run.name} crashed; its work is done again, try {run.again + 2} of {TRIES + 1}")
+        self._say(f"{self._title(run)} crashed; its work is done again, try {run.again + 2} of {TRIES + 1}")
         return True
 
 

@@ -8,13 +8,14 @@ from typing import Literal
 from prefect import flow, task
 
 from flows import verbs
+from flows.artifacts import show_training, training_progress
 from flows.runs import FLOW, ONCE, log_watcher
 
 
 @task(**ONCE)
 def train_network(config: Path, start: str) -> verbs.Trained:
     """Trains the network and registers it."""
-    return verbs.train(config, watcher=log_watcher(), start=start)
+    return verbs.train(config, watcher=training_progress(log_watcher()), start=start)
 
 
 @flow(name="train", **FLOW)
@@ -33,4 +34,5 @@ def train(config: Path, start: Literal["auto", "resume", "fresh"] = "auto") -> s
         The registered model as ``models:/name/version``, or ``trainings/ID`` while MLflow does not answer.
     """
     trained = train_network(config, start)
+    show_training(config, trained)
     return f"models:/{trained.model}/{trained.version}" if trained.version else f"trainings/{trained.training}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from flows import verbs
+from flows.artifacts import progress, show_verification
 from flows.events import emit
 from flows.runs import FLOW, QUICK, log_progress
 from flows.waiting import give_up
@@ -17,7 +18,7 @@ from flows.waiting import give_up
 @task(**QUICK)
 def score_forecasts(config: Path) -> verbs.Verified:
     """Scores every published lead whose truth has come."""
-    return verbs.verify(config, progress=log_progress("runs"))
+    return verbs.verify(config, progress=progress("runs verified", log_progress("runs")))
 
 
 @flow(name="verify", **FLOW)
@@ -35,4 +36,6 @@ def verify(config: Path) -> int:
     give_up(began)
     for alarm in getattr(done, "alarms", ()):
         emit(alarm.kind, verbs.product_name(config), asdict(alarm))
+    if done.scored:
+        show_verification(config, done)
     return done.scored

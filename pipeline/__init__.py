@@ -17,7 +17,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - forecasts: usual, baselines, evaluation, tiling, draft, rungs, pieces, filling, piecework, ranking, seams, forecast
 - what newest scores ask for: drift, merit, yielding
 - published runs: raster, stac, record, chances, sheets, shelf, catalog, publishing, withdrawal, retention, missed
-- looking at them: shares, passport, viewing, portrait, film
+- looking at them: shares, passport, viewing, portrait, thumbnail, film
 - what became of them: scorecard, scorebook, marking, scoring, scoretable, verify
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage
 - pictures and made-up scenes: page, picture, episode; synthetic, synthetic_scenes, synthetic_feed

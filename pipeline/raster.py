@@ -207,6 +207,24 @@ def read_physical(path: Path, places: Sequence[int] | None = None) -> NDArray[np
     return np.stack([_physical(layers.data[i], absent[i], scale, offsets[i]) for i, scale in enumerate(scales)])
 
 
+def read_small(path: Path, place: int, side: int) -> NDArray[np.float32]:
+    """A band of a GeoTIFF in its units, at most ``side`` pixels a side, ``(y, x)``; NaN where missing.
+
+    Its overviews are read where it has some: the cost does not grow with the grid.
+
+    Args:
+        path: the file.
+        place: of the band, from 0.
+        side: longest side, pixels.
+    """
+    with _opened(path) as dataset:
+        shrunk = max(1.0, max(dataset.shape) / side)
+        shape = tuple(max(1, round(length / shrunk)) for length in dataset.shape)
+        layer = dataset.read(place + 1, out_shape=shape, masked=True)
+        scale, offset = dataset.scales[place], dataset.offsets[place]
+    return _physical(layer.data, np.ma.getmaskarray(layer), scale, offset)
+
+
 def describe(path: Path) -> RasterInfo:
     """What a GeoTIFF says about itself."""
     with _opened(path) as dataset:

@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,61 @@ def test_a_service_that_should_end_well_and_does_not_is_an_error(children: Child
     children.start(service)
     with pytest.raises(ServiceError, match="exit code 3"):
         children.finish(service)
+
+
+def tend_until(children: Children, true: Callable[[], bool], said: list[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, said
+        children.tend(said.append)
+
+
+def pids(service: Service) -> list[int]:
+    return [int(line) for line in service.log.read_text(encoding="utf-8").split()]
+
+
+PID = "import os; print(os.getpid(), flush=True)"
+
+
+def test_a_service_that_stopped_is_started_again_and_said_to_be(children: Children, tmp_path: Path) -> None:
+    service = python(tmp_path, PID, SLEEP)
+    children.start(service)
+    os.kill(int(output(service)), signal.SIGKILL)
+    said: list[str] = []
+    tend_until(children, lambda: len(pids(service)) == 2, said)
+    assert len(said) == 1
+    assert "child stopped with exit code -9; it starts again in 1 s" in said[0]
+
+
+def test_a_service_that_stops_again_and_again_is_given_up(
+    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.children.WAITS", (0.0, 0.0))
+    children.start(python(tmp_path, "raise SystemExit('the disk is full')"))
+    said: list[str] = []
+    with pytest.raises(ServiceError, match=r"(?s)exit code 1, 3 times in a row, .*the disk is full"):
+        tend_until(children, lambda: False, said)
+    assert len(said) == 2
+
+
+ORPHAN = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {STUBBORN + '; ' + SLEEP!r}])"
+
+
+@pytest.mark.parametrize("outlived", [True, False])
+def test_what_a_dead_worker_started_goes_on_until_all_ends_and_what_a_dead_server_started_does_not(
+    children: Children, tmp_path: Path, *, outlived: bool
+) -> None:
+    service = replace(
+        python(tmp_path, ORPHAN, "import os; print(os.getpid(), p.pid, flush=True)", SLEEP), outlived=outlived
+    )
+    children.start(service)
+    parent, orphan = map(int, output(service).split())
+    os.kill(parent, signal.SIGKILL)
+    tend_until(children, lambda: len(pids(service)) == 4, [])
+    if outlived:
+        assert is_alive(orphan)
+    children.stop([service], grace=1)
+    assert vanishes(orphan)
 
 
 def test_a_child_that_ignores_requests_ends_by_force(children: Children, tmp_path: Path) -> None:
