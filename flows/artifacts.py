@@ -90,7 +90,7 @@ def forecast_text(found: Digest) -> str:
         f"*{facts.bands[0]} at {shown}; one colour scale*",
         markdown_table(("", ""), rows),
         "## Leads",
-        markdown_table(("lead", "valid", "made by", "input age"), _lead_rows(found)),
+        markdown_table(("lead", "valid", "made by", "input age"), list(_lead_rows(found))),
         f"## Skill of the newest {digest_verbs.NEWEST} runs of {facts.model} that met truth",
         skill_table(found.skill),
     ]

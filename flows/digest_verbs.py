@@ -1,4 +1,4 @@
-"""What a page says of a run, gathered by one function, as in :mod:`flows.verbs`: keys, numbers and one small picture."""
+"""What a page says of a run, one function a verb, as in :mod:`flows.verbs`: keys, numbers and one small picture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NEWEST = 50  # runs of a model that its skill is told by
 class Digest:
     """A published run for a page.
 
-    ``facts``: what is known of it; ``latency``: from its init time to its publication; ``picture``: PNG of the leads in
-    ``shown`` (minutes); ``skill``: errors of the newest runs of its model, a row a lead and band; ``model_page``: address
-    in MLflow, empty where that is a database on the disk; ``sources``: file of each input scene, by its id.
+    ``facts``: what is known of it; ``latency``: from its init time to its publication; ``picture``: PNG of the leads
+    in ``shown`` (minutes); ``skill``: errors of the newest runs of its model, a row a lead and band; ``model_page``:
+    address in MLflow, empty where that is a database on the disk; ``sources``: file of each input scene, by its id.
     """
 
     facts: RunFacts
