@@ -22,6 +22,7 @@ from pipeline.chances import Chance
 from pipeline.errors import PublishError, WithdrawnError
 from pipeline.raster import read_dn, read_physical
 from pipeline.record import MANIFEST, ModelRef, iso, yielded_of
+from pipeline.sheets import UNKNOWN
 from pipeline.shelf import WITHDRAWN, Entry, Shelf, named, shelf_at
 from pipeline.stac import CATALOGUE, day_catalogue
 from pipeline.times import parse_time
@@ -89,9 +90,13 @@ class PublishedRun:
 
     def source(self, lead: int) -> NDArray[np.uint8]:
         """Which rung of the ladder made each pixel, ``(y, x)``, as :class:`pipeline.predictor.Source` counts them."""
-        path = self.leads[lead]
+        return self.quality(lead)[0]
+
+    def quality(self, lead: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Which rung made each pixel, and the age of its newest input in minutes (NaN: none), ``(y, x)`` both."""
         with self._reading():
-            return read_dn(quality_path(path))[0].astype(np.uint8)
+            sources, ages = read_dn(quality_path(self.leads[lead]))
+        return sources.astype(np.uint8), np.where(ages == UNKNOWN, np.float32(np.nan), ages.astype(np.float32))
 
     @property
     def _likely(self) -> int:
@@ -127,7 +132,7 @@ def runs(place: Location, product: str) -> Iterator[PublishedRun]:
     """
     shelf = shelf_at(place, product)
     for day in shelf.days():
-        yield from sorted(_opened(shelf, shelf.entries(day)), key=lambda run: run.order)
+        yield from sorted(opened(shelf, shelf.entries(day)), key=lambda run: run.order)
 
 
 def latest(place: Location, product: str) -> PublishedRun | None:
@@ -152,7 +157,7 @@ def newest(shelf: Shelf) -> PublishedRun | None:
     for day in reversed(shelf.days()):
         shown = [entry for entry in shelf.entries(day) if entry.published]
         for init in sorted({entry.init for entry in shown}, reverse=True):
-            found = list(_opened(shelf, (entry for entry in shown if entry.init == init)))
+            found = list(opened(shelf, (entry for entry in shown if entry.init == init)))
             if found:
                 return max(found, key=lambda run: run.order)
     return None
@@ -287,7 +292,12 @@ def as_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _opened(shelf: Shelf, entries: Iterable[Entry]) -> Iterator[PublishedRun]:
+def opened(shelf: Shelf, entries: Iterable[Entry]) -> Iterator[PublishedRun]:
+    """The published ones of some entries; those that go meanwhile are left out.
+
+    Raises:
+        PublishError: a manifest cannot be read.
+    """
     for entry in entries:
         with suppress(WithdrawnError):  # a moment ago
             run = open_run(shelf, entry.name) if entry.published else None

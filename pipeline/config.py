@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipeline.bounds import valid_ranges
 from pipeline.errors import ConfigError
+from pipeline.grid import window_of
 from pipeline.specs import (
     AxisSpec,
     BandSpec,
@@ -71,6 +72,11 @@ class Workspace:
     def logs(self) -> Path:
         """What flow runs and servers said."""
         return self.root / "logs"
+
+    @property
+    def alarms(self) -> Path:
+        """When skill was lost and when it came back, a line each."""
+        return self.root / "alarms.jsonl"
 
     @property
     def cache(self) -> Path:
@@ -143,6 +149,16 @@ class Settings(BaseSettings):
         for name in (*self.verification.thresholds, *self.verification.spans):
             if name not in forecast:
                 msg = f"verification.thresholds and .spans name forecast bands, {forecast}, found {name!r}"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _scores_regions_of_the_grid(self) -> Self:
+        grid = self.grid.geobox()
+        for name, bounds in self.verification.regions.items():
+            if window_of(bounds, grid) is None:
+                area = [round(edge, 3) for edge in grid.extent.boundingbox.bbox]
+                msg = f"verification.regions lie on the grid, {area} in its CRS, found {list(bounds)} for {name}"
                 raise ValueError(msg)
         return self
 

@@ -19,6 +19,7 @@ from pipeline.scorebook import FORECAST, RunScores, Score
 
 GAIN = 1.0  # change of the width's logarithm for a coverage that is wrong by one; a normal law asks for 2.2 at 80 %
 HALF_LIFE = 6.0  # runs
+NEWEST = 200  # runs that are looked at: what is older weighs less than 1e-9
 LIMIT = 3.0  # times as wide, or a third, at most
 _MINUTE = timedelta(minutes=1)
 

@@ -56,9 +56,14 @@ def move_folder(source: Path, target: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Swaps a text file in one step: a reader sees the old one or the new one, whole."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Swaps a file in one step, as :func:`replace_text`."""
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content)
         sync(aside)
         aside.replace(path)
         sync(path.parent)

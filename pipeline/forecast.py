@@ -19,7 +19,7 @@ from pipeline.bucket import Bucket
 from pipeline.config import Settings
 from pipeline.covariates import Covariates, covariates_of
 from pipeline.cube import Cube, open_cube, store_of
-from pipeline.drift import Widened, widths
+from pipeline.drift import NEWEST, Widened, widths
 from pipeline.errors import NotEnoughFramesError
 from pipeline.filling import CLIMATOLOGY
 from pipeline.matching import with_room
@@ -31,7 +31,7 @@ from pipeline.record import YIELDED, ModelRef, Outlet, RunRecord
 from pipeline.rungs import Champion, forecast_bands, remarks
 from pipeline.samples import Sample, sample
 from pipeline.schema import Layout
-from pipeline.scorebook import book
+from pipeline.scorebook import recent
 from pipeline.seams import Certificate, Witness, certify
 from pipeline.specs import BandSpec, MotionSpec
 from pipeline.tiling import Canvas
@@ -206,7 +206,8 @@ def _following(settings: Settings, champion: Champion | None, run: RunRecord) ->
     bands = [settings.bands[index] for index in forecast_bands(settings)]
     leads = [run.lead(number).minutes for number in range(1, settings.samples.horizon + 1)]
     model = f"{run.model.name} {run.model.version}"
-    factors = widths(book(settings.paths.verification), model, run.init, leads, [band.name for band in bands])
+    newest = recent(settings.paths.verification, model, run.init, NEWEST)
+    factors = widths(newest, model, run.init, leads, [band.name for band in bands])
     if factors is None:
         return run, champion
     factors = factors.round(3)

@@ -73,6 +73,25 @@ def geobox(crs: str, transform: tuple[float, ...], shape: tuple[int, int]) -> Ge
     return GeoBox(shape, Affine(*transform), CRS(crs))
 
 
+def window_of(bounds: tuple[float, float, float, float], grid: GeoBox) -> Window | None:
+    """Pixels whose centre lies within bounds; None where there is none.
+
+    Args:
+        bounds: min x, min y, max x, max y in the grid's CRS; on a rotated grid the window around them.
+        grid: the grid.
+
+    >>> window_of((10, 0, 30, 15), geobox("EPSG:32633", (10, 0, 0, 0, -10, 40), (4, 5)))
+    Window(y0=3, y1=4, x0=1, x1=3)
+    """
+    left, bottom, right, top = bounds
+    inverse = ~grid.transform
+    corners = [inverse @ (x, y) for x in (left, right) for y in (bottom, top)]
+    columns, rows = zip(*corners, strict=True)
+    edges = [ceil(round(value - 0.5, 6)) for value in (min(rows), max(rows), min(columns), max(columns))]
+    height, width = grid.shape
+    return Window(*edges).intersection(Window(0, height, 0, width))
+
+
 def pixel_size(grid: GeoBox) -> float:
     """Side of a pixel in metres: the root of its area, where CRS units are degrees at the grid's centre.
 

@@ -15,21 +15,27 @@ from pipeline.config import Settings
 from pipeline.consistency import RevisionSums
 from pipeline.coverage import Coverage
 from pipeline.cube import Cube
+from pipeline.errors import NotEnoughFramesError
 from pipeline.evaluation import counted
 from pipeline.events import Events
+from pipeline.grid import Window
 from pipeline.marking import Layers, mark, mark_chances, mark_quantiles
 from pipeline.metrics import ErrorSums
 from pipeline.pairs import Pair, bound_levels, with_interval
-from pipeline.predictor import MEAN, MEDIAN, Context, Forecast, Source
+from pipeline.predictor import MEAN, MEDIAN, Context, Forecast, Predictor, Source
 from pipeline.rungs import baselines
 from pipeline.samples import Sample, read_context
 from pipeline.scorebook import FORECAST, Score
 from pipeline.scorecard import Card
 from pipeline.specs import BandSpec
+from pipeline.strata import REGION, RUNG, Canvas, Part, field, windows
 from pipeline.usual import usual_at
 
 CLIMATOLOGY = "climatology"  # beside the baselines of pipeline.forecast
+PREVIOUS = "previous"  # the rival's name in the scores: a fresh champion's predecessor
 MINUTE = timedelta(minutes=1)
+
+Held = tuple[tuple[float | None, ...], float | None]  # coverage a band, and what it is to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Case:
         run: what is scored.
         seen: the cube as the run had it.
         before: runs that were issued for earlier init times, newest first.
+        rival: another model that answers the run's very inputs, scored beside it; None: none.
     """
 
     settings: Settings
@@ -49,6 +56,7 @@ class Case:
     run: PublishedRun
     seen: Cube
     before: tuple[PublishedRun, ...] = ()
+    rival: Predictor | None = None
 
     @property
     def init(self) -> int:
@@ -75,6 +83,8 @@ class Met:
         minutes: lead time.
         layers: what each predictor says, by name; the published forecast is the last.
         said: the published forecast, of this lead alone.
+        source: ``(y, x)``, which rung made its pixels.
+        age: same shape, of their newest input, minutes; NaN where none is known.
         truth: ``(1, y, x, band)``, NaN where it is missing or the newest input was.
         common: the same, NaN also where one of the predictors says nothing: what all are scored on.
     """
@@ -82,6 +92,8 @@ class Met:
     minutes: int
     layers: dict[str, Layers]
     said: Forecast
+    source: NDArray[np.uint8]
+    age: NDArray[np.float32]
     truth: NDArray[np.float32]
     common: NDArray[np.float32]
 
@@ -97,6 +109,7 @@ class Scored:
 
     scores: tuple[Score, ...]
     cards: tuple[Card, ...]
+    parts: tuple[Part, ...] = ()
 
 
 def score(case: Case, due: dict[int, int]) -> Scored:
@@ -106,10 +119,13 @@ def score(case: Case, due: dict[int, int]) -> Scored:
     """
     scores: list[Score] = []
     cards: list[Card] = []
+    parts: list[Part] = []
     for met in _met(case, due):
-        scores += _scores(case, met)
+        held = _held(case, met)
+        scores += _scores(case, met, held)
         cards += _cards(case, met)
-    return Scored(tuple(scores), tuple(cards))
+        parts += _parts(case, met, held)
+    return Scored(tuple(scores), tuple(cards), tuple(parts))
 
 
 def predecessors(published: Sequence[PublishedRun], run: PublishedRun) -> tuple[PublishedRun, ...]:
@@ -139,14 +155,35 @@ def _met(case: Case, due: dict[int, int]) -> Iterator[Met]:
     newest = context.validity[0, -1][..., case.places]
     leads = max(due.values()) - case.init
     said = {name: p.predict(context, leads) for name, p in baselines(case.settings, tuple(case.places)).items()}
+    other = _rival(case, context, leads)
     for lead, slot in due.items():
         layers = {name: Layers(one.values[0, slot - case.init - 1], one.quantities) for name, one in said.items()}
         layers |= _climatology(case, slot, layers["persistence"])
-        own = _published(case.run, lead)
+        source, age = case.run.quality(lead)
+        own = _published(case.run, lead, source)
         layers[FORECAST] = Layers(own.values[0, 0], own.quantities)
         truth = case.cube.read([slot]).values[..., case.places]
         common = counted({name: one.answer for name, one in layers.items()}, truth, newest)
-        yield Met(lead, layers, own, np.where(newest, truth, np.float32(np.nan)), common)
+        if other is not None:
+            layers = {PREVIOUS: _filled(other, slot - case.init - 1, layers["extrapolation"])} | layers
+        yield Met(lead, layers, own, source, age, np.where(newest, truth, np.float32(np.nan)), common)
+
+
+def _rival(case: Case, context: Context, leads: int) -> Forecast | None:
+    """What the rival says; None where it forecasts other bands, or cannot answer these inputs."""
+    if case.rival is None:
+        return None
+    try:
+        said = case.rival.predict(context, leads)
+    except NotEnoughFramesError:
+        return None
+    return said if said.values.shape[-1] == len(case.bands) and said.values.shape[1] >= leads else None
+
+
+def _filled(said: Forecast, lead: int, below: Layers) -> Layers:
+    """One lead, filled up as the ladder fills a published run, so that the same pixels count with it and without."""
+    values = said.values[0, lead]
+    return Layers(np.where(np.isfinite(values), values, below.values[:1]), said.quantities)
 
 
 def inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
@@ -157,9 +194,9 @@ def inputs(settings: Settings, run: PublishedRun, seen: Cube) -> Context:
     return read_context(seen, Sample(seen.layout.axis.slot(run.init), tuple(slots), ()), spec)
 
 
-def _published(run: PublishedRun, lead: int) -> Forecast:
+def _published(run: PublishedRun, lead: int, made_by: NDArray[np.uint8]) -> Forecast:
     """What a run says; a pixel that was yielded in all bands counts as the network's, whose interval it has."""
-    source = run.source(lead)[np.newaxis, np.newaxis]
+    source = made_by[np.newaxis, np.newaxis]
     if {(lead, band) for band in run.bands} <= set(run.yielded):
         source = np.where(source == Source.EXTRAPOLATION, np.uint8(Source.NETWORK), source)
     values = run.read(lead)[np.newaxis, np.newaxis]
@@ -175,9 +212,9 @@ def _climatology(case: Case, slot: int, still: Layers) -> dict[str, Layers]:
     return {CLIMATOLOGY: Layers(np.where(np.isfinite(usual), usual, still.values), (MEAN,))}
 
 
-def _scores(case: Case, met: Met) -> Iterator[Score]:
+def _scores(case: Case, met: Met, coverage: Held) -> Iterator[Score]:
     """Errors of every predictor where all say something, coverage wherever the network does."""
-    held, promised = _held(case, met)
+    held, promised = coverage
     for name, one in met.layers.items():
         made = _of_bands(met.minutes, name, case.run, one.answer.sums(met.common))
         yield from (
@@ -194,7 +231,46 @@ def _of_bands(lead: int, name: str, run: PublishedRun, sums: ErrorSums) -> Itera
         yield Score(lead, band, name, int(pixels), absolute, squared, covered, yielded=given)
 
 
-def _held(case: Case, met: Met) -> tuple[tuple[float | None, ...], float | None]:
+def _parts(case: Case, met: Met, coverage: Held) -> Iterator[Part]:
+    """The same errors by rung and by region."""
+    areas = windows(case.settings.verification.regions, case.cube.layout.grid)
+    whole, promised = coverage
+    held = {name: _held(case, _cut(met, area))[0] for name, area in areas.items()} if promised is not None else {}
+    for index, band in enumerate(case.bands):
+        canvas = _canvas(met, index)
+        for name, facts in canvas.rungs():
+            own = name == Source.NETWORK.name.lower() and promised is not None
+            share = (whole[index], promised) if own else (None, None)
+            yield Part(met.minutes, band.name, RUNG, name, **facts, held=share[0], promised=share[1])
+        for name, facts in canvas.regions(areas):
+            share = held[name][index] if held else None
+            yield Part(met.minutes, band.name, REGION, name, **facts, held=share, promised=promised)
+
+
+def _canvas(met: Met, index: int) -> Canvas:
+    """One band, counted from 0, to be divided."""
+    truth, fields = met.common[0, ..., index], {}
+    for name, layers in met.layers.items():
+        one = layers.band(index).answer
+        ends = None if one.interval is None else (one.interval[0][0, ..., 0], one.interval[1][0, ..., 0])
+        mean = one.mean[0, ..., 0]
+        fields[name] = field(mean, mean if one.median is one.mean else one.median[0, ..., 0], ends, truth)
+    return Canvas(np.isfinite(truth), met.source, met.age, fields)
+
+
+def _cut(met: Met, window: Window) -> Met:
+    """What coverage is made from, within a window."""
+    rows, columns = window.slices
+    said = replace(
+        met.said,
+        values=met.said.values[:, :, :, rows, columns],
+        source=met.said.source[:, :, rows, columns],
+        age=met.said.age[:, :, rows, columns],
+    )
+    return replace(met, said=said, truth=met.truth[:, rows, columns])
+
+
+def _held(case: Case, met: Met) -> Held:
     """Coverage of a lead by randomised PIT where a network forecast, one a band, and what it is to be.
 
     None where the run has no interval, or no truth counts.

@@ -23,6 +23,7 @@ FLOAT_TYPES = ("float32", "float64")
 Resolution = Literal["scenes", "fine"]
 
 FASTEST = 100.0  # m/s
+ALL = "all"  # every part of a forecast at once, as tables of scores call it
 LEAST_LIMIT = 8.0  # px a slot
 LONGEST_WAY = 1 / 4  # of the shorter side, a slot
 
@@ -588,6 +589,23 @@ class VerificationSpec(Spec):
         description="Frames of the same season and time of day in the climatology that forecasts are held against, "
         "once the cube reaches back a year; 0: none",
     )
+    regions: dict[str, tuple[float, float, float, float]] = Field(
+        default={},
+        description="Parts of the grid that are scored apart, by name: min x, min y, max x, max y in the cube's CRS; "
+        "absent: the four quarters of the grid",
+    )
+
+    @field_validator("regions")
+    @classmethod
+    def _areas(cls, regions: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for name, (left, bottom, right, top) in regions.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]*", name) or name == ALL:
+                msg = f"a region is called by letters, digits, spaces, - and _, and not {ALL!r}, found {name!r}"
+                raise ValueError(msg)
+            if not (left < right and bottom < top):
+                msg = f"a region goes from min x, min y to max x, max y, found {[left, bottom, right, top]} for {name}"
+                raise ValueError(msg)
+        return regions
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

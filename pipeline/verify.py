@@ -1,34 +1,53 @@
-"""Arrived truth against published forecasts: each lead of each run scored once, beside the baselines it must beat."""
+"""Arrived truth against published forecasts: each lead of each run scored once, beside the baselines it must beat.
+
+What is open of each run is kept (:mod:`pipeline.waiting`), so a verification opens the runs that are due and those
+shortly before them, reads the pages of the newest :data:`NEWEST` runs for its table, and knows all others by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.catalog import PublishedRun, runs
+from pipeline import alarms, durable, strata, waiting
+from pipeline.alarms import Alarm
+from pipeline.catalog import PublishedRun, manifest, opened
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube, store_of
 from pipeline.errors import StoreError
 from pipeline.forecast import outlet
 from pipeline.metrics import ErrorRow
+from pipeline.predictor import Predictor
 from pipeline.scorebook import RunScores, Score, load, load_cards, page, save, save_cards
+from pipeline.scorestore import Store, names, page_name
 from pipeline.scoretable import ScoreRow, score_rows
 from pipeline.scoring import MINUTE, Case, predecessors, score
+from pipeline.shelf import Entry, Shelf, shelf_at
 from pipeline.specs import BandSpec
+from pipeline.waiting import Waiting
 
 NEWEST = 500  # runs of twelve leads make a table of scores in 6 CPU-s
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What became of one run: its scores, how many leads were scored now, whether the rest can never be."""
+class Rival:
+    """Another model that is scored on what a model's runs saw, as ``previous``: a fresh champion's predecessor.
 
-    scores: RunScores
-    scored: int = 0
-    lost: bool = False
+    Attributes:
+        model: whose runs, by name and version.
+        predictor: answers for the forecast bands; where it says nothing extrapolation stands, as in a published run, so
+            that it changes no pixel that the others are scored on.
+    """
+
+    model: str
+    predictor: Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,71 +56,184 @@ class Report:
 
     Attributes:
         scored: leads of runs scored now.
-        runs: every run with at least one score.
+        runs: the newest :data:`NEWEST` runs with at least one score, oldest first.
         bands: the forecast bands.
         lost: keys of runs whose truth has come but whose snapshot of the cube cannot be opened any more (the cube was
             made again, or the snapshot expired): what they saw is gone, they keep the scores that they have.
+        count: how many runs have a score.
+        alarms: those that were raised or cleared now.
     """
 
     scored: int
     runs: tuple[RunScores, ...]
     bands: tuple[BandSpec, ...]
     lost: tuple[str, ...] = ()
+    count: int = 0
+    alarms: tuple[Alarm, ...] = ()
 
     def table(self) -> list[ErrorRow]:
-        """Errors by lead and band, pooled over all runs."""
+        """Errors by lead and band, pooled over :attr:`runs`."""
         return tabulate(self.runs, self.bands)
 
 
-def verify(settings: Settings, *, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(
+    settings: Settings, *, rival: Rival | None = None, progress: Callable[[int, int], None] | None = None
+) -> Report:
     """Scores every published lead whose truth is in the cube and that has no score yet.
+
+    Args:
+        settings: of the product.
+        rival: scored beside a model's runs; leads that were scored before do not get it.
+        progress: told (done, total) runs.
 
     Raises:
         StoreError: there is no cube, or what it holds is damaged.
     """
-    cube = open_cube(store_of(settings))
-    published = list(runs(outlet(settings).place, settings.product.name))
-    checked: list[Checked] = []
-    for run in published:
-        checked.append(_check(settings, cube, run, published))
-        if progress is not None:
-            progress(len(checked), len(published))
-    return Report(
-        sum(one.scored for one in checked),
-        tuple(one.scores for one in checked if one.scores.scores),
-        outlet(settings).bands,
-        tuple(one.scores.run_key for one in checked if one.lost),
-    )
+    cube, folder = open_cube(store_of(settings)), settings.paths.verification
+    with _alone(folder):
+        work = _Round.begun(settings, cube, rival)
+        scored = work.score(progress)
+        store = Store(folder, settings.product.name)
+        store.refresh()
+        told = alarms.watch(store, settings.paths.alarms, work.proof)
+        return replace(work.report(), scored=scored, alarms=told)
 
 
 def scores(settings: Settings, report: Report) -> list[ScoreRow]:
-    """Every score by lead, band and predictor, pooled over the :data:`NEWEST` runs that have some."""
+    """Every score by lead, band and predictor, pooled over the runs of a report."""
     folder = settings.paths.verification
-    newest = [(run, load_cards(page(folder, run.run_key, run.init), run)) for run in report.runs[-NEWEST:]]
+    newest = [(run, load_cards(page(folder, run.run_key, run.init), run)) for run in report.runs]
     return score_rows(newest, report.bands, settings.verification)
 
 
-def _check(settings: Settings, cube: Cube, run: PublishedRun, published: Sequence[PublishedRun]) -> Checked:
-    """Scores what is due of one run, and keeps it."""
-    before = _before(settings, run)
-    due = _due(cube, run, before)
-    if not due:
-        return Checked(before)
-    seen = _cube_of(settings, run)
-    if seen is None:
-        return Checked(before, lost=True)
-    found = score(Case(settings, cube, run, seen, predecessors(published, run)), due)
-    path, after = _path(settings, run), replace(before, scores=(*before.scores, *found.scores))
-    save_cards(path, (*load_cards(path, before), *found.cards))
-    save(path, after)
-    return Checked(after, scored=len(due))
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One verification at a time, so that each alarm is told once."""
+    durable.make_folders(folder)
+    with durable.locked(folder / ".lock"):
+        yield
 
 
-def _due(cube: Cube, run: PublishedRun, scores: RunScores) -> dict[int, int]:
+@dataclass(slots=True)
+class _Round:
+    """One verification: what is on the shelf, what is known of it, and what was opened so far."""
+
+    settings: Settings
+    cube: Cube
+    rival: Rival | None
+    shelf: Shelf
+    entries: dict[str, Entry]
+    pages: frozenset[str]
+    known: Waiting
+    runs: dict[str, PublishedRun] = field(default_factory=dict)
+
+    @classmethod
+    def begun(cls, settings: Settings, cube: Cube, rival: Rival | None) -> _Round:
+        """Looks at names alone."""
+        shelf = shelf_at(outlet(settings).place, settings.product.name)
+        shown = [entry for day in shelf.days() for entry in shelf.entries(day) if entry.published]
+        entries = {page_name(entry.key, entry.init): entry for entry in shown}
+        folder = settings.paths.verification
+        known = waiting.load(_index(folder))
+        known.keep(entries)
+        return cls(settings, cube, rival, shelf, entries, names(folder), known)
+
+    def score(self, progress: Callable[[int, int], None] | None) -> int:
+        """Scores what is due; returns how many leads."""
+        observed = frozenset(self.cube.observed().tolist())
+        due = [name for name in self.entries if self._may_be_due(name, observed)]
+        runs = sorted((run for name in due if (run := self._open(name)) is not None), key=lambda run: run.order)
+        scored = 0
+        for done, run in enumerate(runs, 1):
+            scored += self._check(run, observed)
+            if progress is not None:
+                progress(done, len(runs))
+        waiting.save(_index(self.settings.paths.verification), self.known)
+        return scored
+
+    def report(self) -> Report:
+        """What is known by now; its scored leads and alarms are not."""
+        folder = self.settings.paths.verification
+        pages = [page(folder, entry.key, entry.init) for entry in self.entries.values()]
+        there = names(folder)
+        met = sorted(path for path in pages if path.stem in there)
+        newest = tuple(found for path in met[-NEWEST:] if (found := load(path)) is not None and found.scores)
+        lost = tuple(entry.key for name, entry in self.entries.items() if name in self.known.lost)
+        return Report(0, newest, outlet(self.settings).bands, lost, len(met))
+
+    def proof(self, model: str, run_key: str, init: datetime) -> Mapping[str, Any] | None:
+        """What held-out truths showed of a model's intervals; kept, so that it stays what it is when the run goes."""
+        path = self.settings.paths.verification / "state" / "proofs.json"
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        entry = self.entries.get(page_name(run_key, init))
+        if model not in kept and entry is not None:
+            kept[model] = (manifest(self.shelf, entry.name) or {}).get("validation")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            durable.replace_text(path, json.dumps(kept) + "\n")
+        return kept.get(model)
+
+    def _may_be_due(self, name: str, observed: frozenset[int]) -> bool:
+        """By what is known of a run: one that was never looked at is, unless all its truths are yet to come."""
+        if name in self.known.lost:
+            return False
+        init, axis = self.entries[name].init, self.cube.layout.axis
+        leads = self.known.of(name, self.pages)
+        if leads is None:
+            return bool(observed) and init < axis.valid_time(max(observed))
+        return any(axis.slot(init + lead * MINUTE) in observed for lead in leads)
+
+    def _open(self, name: str) -> PublishedRun | None:
+        if name not in self.runs:
+            found = next(opened(self.shelf, [self.entries[name]]), None)
+            if found is None:  # withdrawn, or gone, a moment ago
+                return None
+            self.runs[name] = found
+        return self.runs[name]
+
+    def _check(self, run: PublishedRun, observed: frozenset[int]) -> int:
+        """Scores what is due of one run, keeps it, and notes what is open; returns how many leads."""
+        name, before = page_name(run.run_key, run.init), _before(self.settings, run)
+        due = _due(self.cube, run, before, observed)
+        if not due:
+            self.known.note(name, run.leads, before.scored_leads())
+            return 0
+        seen = _cube_of(self.settings, run)
+        if seen is None:
+            self.known.note(name, run.leads, before.scored_leads(), lost=True)
+            return 0
+        found = score(self._case(run, seen), due)
+        path, after = _path(self.settings, run), replace(before, scores=(*before.scores, *found.scores))
+        save_cards(path, (*load_cards(path, before), *found.cards))
+        kept = (part for part in strata.load(path) if part.lead_minutes in before.scored_leads())
+        strata.save(path, (*kept, *found.parts))
+        save(path, after)
+        self.known.note(name, run.leads, after.scored_leads())
+        return len(due)
+
+    def _case(self, run: PublishedRun, seen: Cube) -> Case:
+        rival = self.rival if self.rival is not None and self.rival.model == run.model.full_name else None
+        before = predecessors(list(self._shortly_before(run)), run)
+        return Case(self.settings, self.cube, run, seen, before, None if rival is None else rival.predictor)
+
+    def _shortly_before(self, run: PublishedRun) -> Iterator[PublishedRun]:
+        """Runs that may have said something of the same valid times: no horizon before it."""
+        cadence = self.cube.layout.axis.cadence
+        first = run.init - max(max(run.leads) * MINUTE, self.settings.samples.horizon * cadence)
+        for name, entry in self.entries.items():
+            if first <= entry.init < run.init and (found := self._open(name)) is not None:
+                yield found
+
+
+def _index(folder: Path) -> Path:
+    """What waits for its truth."""
+    return folder / "state" / "waiting.json"
+
+
+def _due(cube: Cube, run: PublishedRun, scores: RunScores, observed: frozenset[int]) -> dict[int, int]:
     """Slots of the leads (minutes) that truth has reached and that have no score."""
-    axis, observed = cube.layout.axis, set(cube.observed().tolist())
+    axis, met = cube.layout.axis, scores.scored_leads()
     slots = {lead: axis.slot(run.init + lead * MINUTE) for lead in run.leads}
-    return {lead: slot for lead, slot in slots.items() if slot in observed and lead not in scores.scored_leads()}
+    return {lead: slot for lead, slot in slots.items() if slot in observed and lead not in met}
 
 
 def _cube_of(settings: Settings, run: PublishedRun) -> Cube | None:
