@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import cube_cli, forecast_cli, scenes_cli, study_cli, tracking_cli
+from flows import cube_cli, forecast_cli, models_cli, scenes_cli, study_cli, tracking_cli
 from flows.command import PRODUCT, STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app.add_typer(forecast_cli.app)
 app.add_typer(cube_cli.app)
 app.add_typer(scenes_cli.app)
 app.add_typer(tracking_cli.app)
+app.add_typer(models_cli.app)
 app.add_typer(study_cli.app)
 
 

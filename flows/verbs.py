@@ -153,7 +153,8 @@ def train(
         limit: wall time after which it stops, to be resumed.
 
     Raises:
-        CubecastError: the cube is missing or too short, the training is interrupted, or there is none to resume.
+        CubecastError: the cube is missing or too short, the training is interrupted, there is none to resume, or
+            another training of the product runs.
     """
     from pipeline.config import load
 
@@ -162,9 +163,11 @@ def train(
         from models.experiment import train as run
         from models.registry import open_registry
         from models.start import Start
+        from models.trainings import Trainings
 
     registry = open_registry(settings, now=False)
-    outcome = run(settings, registry, watcher=watcher, start=Start(start), limit=limit)
+    with Trainings(settings.paths.trainings).alone():
+        outcome = run(settings, registry, watcher=watcher, start=Start(start), limit=limit)
     registered = outcome.registered
     return Trained(
         outcome.training,

@@ -24,20 +24,25 @@ MODEL = "model"
 def score(settings: Settings, material: Basis, network: Network) -> Scores | None:
     """Model and baselines over the test part, on the same pixels; None where no test sample is complete."""
     predictors = {MODEL: network.champion(settings.forecast.tile).predictor, **baselines(settings)}
-    tests = complete_tests(material.split, material.cube)
+    tests = scored(settings, material)
     if not tests:
         return None
-    height, width = material.cube.layout.grid.shape
-    wanted = min(max(TEST_PIXELS // (height * width), TEST_INITS[0]), TEST_INITS[1])
     return evaluate(
         predictors,
         material.cube,
-        thin(tests, wanted),
+        tests,
         settings.samples,
         forecast_bands(settings),
         fallback="extrapolation",
         covariates=covariates_of(settings),
     )
+
+
+def scored(settings: Settings, material: Basis) -> tuple[Sample, ...]:
+    """Test samples that a training is scored at; none where none is complete."""
+    tests = complete_tests(material.split, material.cube)
+    area = settings.grid.height * settings.grid.width
+    return thin(tests, min(max(TEST_PIXELS // area, TEST_INITS[0]), TEST_INITS[1])) if tests else ()
 
 
 def complete_tests(parts: Split, cube: Cube) -> list[Sample]:

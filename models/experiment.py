@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from models.appraisal import beats_baselines, complete_tests, mean_skills, score
+from models.appraisal import beats_baselines, complete_tests, mean_skills, score, scored
 from models.beginning import assured, begin
 from models.checkpoint import Checkpoints
 from models.courier import Record, recorded
 from models.exhibit import write_exhibits
 from models.material import Basis, Material, Plan, plan, prepare
+from models.modelcard import Facts, write_card
 from models.networks import Kind
 from models.optimisation import Arrays
 from models.prediction import Network
@@ -96,6 +97,7 @@ def train(
     watcher: Watcher | None = None,
     start: Start = Start.AUTO,
     limit: timedelta | None = None,
+    contends: bool = False,
 ) -> Outcome:
     """Trains the product's network and registers it.
 
@@ -105,6 +107,7 @@ def train(
         watcher: told how it goes on.
         start: a new training on the newest snapshot, or one that was interrupted.
         limit: wall time after which it stops with a checkpoint, to be resumed.
+        contends: it is to be held against the champion, and is none before that, however good and whoever serves.
 
     Raises:
         ConfigError: the grid is too small for the network's patches.
@@ -131,8 +134,9 @@ def train(
             watcher.enter("calibrating intervals")
             network = assured(settings, ground, fitted.model)
             scores, good = _appraise(settings, ground, fitted, network, (record, watcher))
+            _log_card(record, settings, training.id, (ground, fitted, network), (scores, good))
             watcher.enter("registering")
-            record.register(fitted.model, network.card, good=good)
+            record.register(fitted.model, network.card, good=good and not contends)
     trainings.forget(fruitless=lambda name: _untag(store, name))
     return Outcome(training.id, record.registered, fitted.history, scores, cube.snapshot, good)
 
@@ -239,6 +243,31 @@ def _log_plan(tracker: Tracker, planned: Plan) -> None:
         path = Path(folder) / LEAKS
         path.write_text(json.dumps(planned.leaks.to_json(), indent=1) + "\n", encoding="utf-8")
         tracker.artifact(path, "split")
+
+
+def _log_card(
+    tracker: Tracker,
+    settings: Settings,
+    training: str,
+    made: tuple[Basis, Fitted, Network],
+    found: tuple[Scores | None, bool],
+) -> None:
+    """What is to be known of the version before it is used."""
+    (ground, fitted, network), (scores, good) = made, found
+    facts = Facts(
+        settings,
+        training,
+        ground.plan,
+        network.card,
+        () if scores is None else tuple(scores.rows(outlet(settings).bands, settings.axis.cadence)),
+        mean_skills(scores),
+        fitted.best["val_skill"],
+        int(fitted.model.count_params()),
+        good,
+        scored(settings, ground),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        tracker.artifact(write_card(facts, Path(folder)), "")
 
 
 def _log_setup(tracker: Tracker, settings: Settings, material: Basis) -> None:

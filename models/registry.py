@@ -11,12 +11,15 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models import serving
 from models.delivery import CARD_FOLDER, Number, RefusedError, deliver
+from models.history import Entry, History, Step
 from models.journal import CARD, Status
 from models.keepsake import Files, Keepsake, Version
 from models.serving import CHAMPION, Served, readable
@@ -34,12 +37,14 @@ if TYPE_CHECKING:
     from models.prediction import Card, Network
     from pipeline.rungs import Champion
 
-__all__ = ["Registered", "Registry", "open_registry", "tracking_uri"]
+__all__ = ["Listed", "Registered", "Registry", "open_registry", "tracking_uri"]
 
 MODEL = "model"
 MODEL_PLACE = "data/model.keras"  # in MLflow's form of a Keras model
 HASH = "cubecast.sha256."
 """Tags of a model version: the sha256 of each of its files."""
+SNAPSHOT = "cubecast.snapshot"
+"""Tag of a run: the snapshot of the cube that it learns from."""
 TAG = "cubecast.training"
 """Tag of a run: the training's id. By it a run is found whose making was not noted."""
 
@@ -70,6 +75,29 @@ def tracking_uri(settings: Settings) -> str:
     return settings.tracking.uri or f"sqlite:///{settings.paths.mlflow / 'mlflow.db'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model version as MLflow has it.
+
+    Attributes:
+        version: its number.
+        created: when, UTC.
+        run: id of the run that made it.
+        aliases: its roles.
+        tags: what was noted with it.
+        snapshot: of the cube that it learned from; empty: not known.
+        metrics: the last value of each number of its run.
+    """
+
+    version: str
+    created: datetime
+    run: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    snapshot: str
+    metrics: Mapping[str, float]
+
+
 class Registry:
     """Runs and models of one product. MLflow is asked on first use, not before."""
 
@@ -81,6 +109,7 @@ class Registry:
         self._keepsake = Keepsake(settings.paths.champion)
         self._asked: serving.Asked | None = None
         self._experiment_name = settings.tracking.experiment or settings.product.name
+        self.history = History(settings.paths.promotions)
 
     @property
     def local(self) -> bool:
@@ -236,6 +265,69 @@ class Registry:
             model = download_artifacts(place, dst_path=folder, tracking_uri=self.uri, registry_uri=self.uri)
             return Files(version, Path(card).read_bytes(), Path(model).read_bytes())
 
+    def alias(self, name: str) -> str | None:
+        """Version that an alias points to; None where there is no such alias.
+
+        Raises:
+            ServiceError: MLflow does not answer.
+        """
+        with _heard(self.uri):
+            return self._aliases().get(name)
+
+    def set_alias(self, name: str, version: str) -> None:
+        """Lets an alias point to a version."""
+        with _heard(self.uri):
+            self.client.set_registered_model_alias(self.model_name, name, version)
+
+    def remove_alias(self, name: str) -> None:
+        """Takes an alias away; one that is not there is no fault."""
+        with _heard(self.uri):
+            if name in self._aliases():
+                self.client.delete_registered_model_alias(self.model_name, name)
+
+    def tag(self, version: str, key: str, text: str) -> None:
+        """Notes something with a version."""
+        with _heard(self.uri):
+            self.client.set_model_version_tag(self.model_name, version, key, text)
+
+    def attach(self, version: str, paths: Sequence[Path], folder: str) -> None:
+        """Files for the run that made a version; they take the place of those of the same name."""
+        with _heard(self.uri):
+            run = str(self.client.get_model_version(self.model_name, version).run_id)
+            for path in paths:
+                self.client.log_artifact(run, str(path), folder)
+
+    def listed(self, version: str | None = None) -> tuple[Listed, ...]:
+        """Every version, newest first; or the one of a number, if there is one.
+
+        Raises:
+            ServiceError: MLflow does not answer.
+        """
+        with _heard(self.uri):
+            aliases = self._aliases()
+            found = self.client.search_model_versions(f"name = '{self.model_name}'")
+            wanted = [one for one in found if version is None or str(one.version) == version]
+            newest = sorted(wanted, key=lambda one: int(one.version), reverse=True)
+            return tuple(self._listed(one, aliases) for one in newest)
+
+    def _listed(self, entry: ModelVersion, aliases: Mapping[str, str]) -> Listed:
+        number, run = str(entry.version), self.client.get_run(str(entry.run_id))
+        created = datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC)
+        roles = tuple(sorted(name for name, version in aliases.items() if version == number))
+        tags, snapshot = dict(entry.tags or {}), run.data.tags.get(SNAPSHOT, "")
+        return Listed(number, created, run.info.run_id, roles, tags, snapshot, dict(run.data.metrics))
+
+    def _aliases(self) -> dict[str, str]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client.get_registered_model(self.model_name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+        return {name: str(version) for name, version in found.items()}
+
     def _entry(self, number: str | None) -> ModelVersion | None:
         """MLflow's own words on a version, or on the champion."""
         from mlflow.exceptions import MlflowException
@@ -273,6 +365,7 @@ class _Desk:
         self._client = registry.client
         self._experiment = registry.experiment
         self._model_name = registry.model_name
+        self._history = registry.history
         self.champion_version = registry.champion_version
         self.champion_serves = registry.champion_serves
 
@@ -292,7 +385,7 @@ class _Desk:
 
     def make_run(self, training: Training, name: str) -> str:
         started = int(training.started.timestamp() * 1000)
-        tags = {TAG: training.id, "cubecast.snapshot": training.snapshot}
+        tags = {TAG: training.id, SNAPSHOT: training.snapshot}
         return self._client.create_run(self._experiment, started, tags, run_name=name).info.run_id
 
     def delete_run(self, run: str) -> None:
@@ -373,8 +466,18 @@ class _Desk:
 
     def registered(self, run: str, version: str, *, promote: bool) -> Registered:
         if promote:
-            self._client.set_registered_model_alias(self._model_name, CHAMPION, version)
+            self._serve_first(version)
         return Registered(self._model_name, version, run, self.champion_version() == version)
+
+    def _serve_first(self, version: str) -> None:
+        """Nobody serves: who comes first does, and of two that end together one."""
+        with self._history.alone():
+            if self.champion_serves():
+                return
+            before = self.champion_version()
+            self._client.set_registered_model_alias(self._model_name, CHAMPION, version)
+            reason = "it beats the baselines, and no champion serves"
+            self._history.append(Entry(Step.FIRST, version, before, version, reason))
 
     def delete_model_doubles(self, run: str, kept: str) -> None:
         for version in self.versions(run):

@@ -31,11 +31,12 @@ class Seen:
 
     def meets(self, split: Split, axis: TimeAxis) -> str:
         """The part of a later split that must be new to a network, but is not to this one; empty: there is none."""
-        if self.area.intersection(split.validation_area) is not None and self._knows(split.validation, axis):
+        if self.area.intersection(split.validation_area) is not None and self.knows(split.validation, axis):
             return "validation"
-        return "test" if self._knows(split.test, axis) else ""
+        return "test" if self.knows(split.test, axis) else ""
 
-    def _knows(self, samples: Iterable[Sample], axis: TimeAxis) -> bool:
+    def knows(self, samples: Iterable[Sample], axis: TimeAxis) -> bool:
+        """Whether something that samples must meet was learned from, wherever on the grid."""
         first = min((one.targets[0] for one in samples), default=None)
         return first is not None and axis.valid_time(first) <= self.until
 

@@ -71,7 +71,7 @@ def _refuse_a_twin(trainings: Trainings, mine: str, newest: str) -> None:
         if (one.fingerprint, one.snapshot) == (mine, newest) and one.alive:
             msg = (
                 f"one training of the same settings and snapshot runs at a time, {one.id} does already: wait for its "
-                "end (cubecast tracking status), or train beside it with --fresh"
+                "end (cubecast tracking status)"
             )
             raise ModelError(msg)
 

@@ -157,6 +157,24 @@ class Trainings:
     root: Path
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process trains for the product as long as the block runs; a dead one's lock is free at once.
+
+        Raises:
+            ModelError: one does.
+        """
+        make_folders(self.root)
+        with _lock(self.root, TRIES) as free:
+            if not free:
+                busy = next((f"the training {one.id}" for one in self.all() if one.alive), "another process")
+                msg = (
+                    f"one training of a product runs at a time, {busy} does already: wait for its end (cubecast "
+                    "tracking status), or stop it; the next one goes on from there"
+                )
+                raise ModelError(msg)
+            yield
+
+    @contextmanager
     def begin(self, snapshot: str, fingerprint: str) -> Iterator[Training]:
         """A new training, ours as long as the block runs.
 

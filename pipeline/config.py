@@ -25,6 +25,7 @@ from pipeline.specs import (
     CovariateSpec,
     ForecastSpec,
     GridSpec,
+    ModelSpec,
     MotionSpec,
     ProductSpec,
     SampleSpec,
@@ -98,6 +99,11 @@ class Workspace:
         """A folder a training: its checkpoints, and what MLflow is to be told."""
         return self.root / "trainings"
 
+    @property
+    def promotions(self) -> Path:
+        """Which version became champion when and why, and the lock of whoever changes that."""
+        return self.root / "promotions"
+
 
 class Settings(BaseSettings):
     """The whole configuration of one product."""
@@ -119,6 +125,7 @@ class Settings(BaseSettings):
     training: TrainingSpec = TrainingSpec()
     forecast: ForecastSpec = ForecastSpec()
     verification: VerificationSpec = VerificationSpec()
+    models: ModelSpec = ModelSpec()
     tracking: TrackingSpec = TrackingSpec()
     services: ServiceSpec = ServiceSpec()
 

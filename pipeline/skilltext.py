@@ -27,7 +27,7 @@ def markdown(skill: Skill, picture: str = "") -> str:
     parts = [f"## {skill.title}", _setting(skill)]
     for band, name in enumerate(skill.bands):
         parts += [f"### {name}, scores" if len(skill.bands) > 1 else "### Scores", "\n".join(_scores(skill, band))]
-    parts += ["### What each is worth", "\n".join(_worth(skill)), *_cautions(skill)]
+    parts += ["### What each is worth", "\n".join(worth(skill)), *_cautions(skill)]
     parts += [f"![skill by lead]({picture})"] if picture else []
     return "\n\n".join(parts) + "\n"
 
@@ -86,7 +86,8 @@ def _costs(skill: Skill, name: str, band: int) -> list[str]:
     ]
 
 
-def _worth(skill: Skill) -> Iterator[str]:
+def worth(skill: Skill) -> Iterator[str]:
+    """Rows of a table: what a network does better than another one that lacks a part, and than the references."""
     yield _row(["score of", "against", "", "difference", "interval (95 %)", "seeds", "blocks", "verdict"])
     yield _row(["---", "---", "---", "---:", "---:", "---:", "---:", "---"])
     for one in skill.comparisons():

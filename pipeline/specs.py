@@ -623,6 +623,29 @@ class VerificationSpec(Spec):
         return self
 
 
+class ModelSpec(Spec):
+    """When a new version of the model takes the place of the one that serves, and how long that one watches it."""
+
+    inits: int = Field(
+        default=96, ge=8, description="Held-out init times at which versions are compared at most, spread evenly"
+    )
+    gain: float = Field(
+        default=0.05, gt=0, lt=1, description="A version whose error is smaller by this part is to be found out as such"
+    )
+    coverage_within: float = Field(
+        default=0.1, gt=0, lt=1, description="Intervals hold as many truths as they promise, give or take this part"
+    )
+    cost_ratio: float = Field(
+        default=2.0, gt=0, description="Processor time of a forecast at most, in that of the champion's"
+    )
+    cost_limit: timedelta | None = Field(
+        default=None, gt=timedelta(0), description="Processor time of a forecast at most (ISO 8601); absent: no limit"
+    )
+    probation: int = Field(
+        default=96, ge=0, description="Runs of a new champion beside which its predecessor is scored, too; 0: none"
+    )
+
+
 class TrackingSpec(Spec):
     """Where MLflow keeps the record."""
 
