@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.logging import get_run_logger
 
 from flows import model_verbs
-from flows.runs import FLOW_TIMEOUT, ONCE, log_watcher, run_name
+from flows.runs import FLOW, ONCE, log_watcher
 
 
 @task(**ONCE)
@@ -22,7 +22,7 @@ def train_challenger(
     )
 
 
-@flow(name="retrain", flow_run_name=run_name, timeout_seconds=FLOW_TIMEOUT, persist_result=False)
+@flow(name="retrain", **FLOW)
 def retrain(
     config: Path,
     start: Literal["auto", "resume", "fresh"] = "auto",

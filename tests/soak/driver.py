@@ -84,7 +84,7 @@ class Soak:
     dropped: dict[int, datetime] = field(default_factory=dict)
     alarms: list[Told] = field(default_factory=list)
     usage: list[Usage] = field(default_factory=list)
-    retrained: int | None = None
+    retrained: int = -1
     _forgone: Lack = field(default_factory=lambda: Lack())
     _began: float = field(default_factory=time.monotonic)
 
@@ -159,20 +159,22 @@ class Soak:
 
     def hear(self, step: int) -> None:
         """Notes new alarms, and asks for another retraining where the last one has not helped."""
-        for kind in gathering.alarms(self.settings)[len(self.alarms) :]:
-            self.alarms.append(Told(step, kind))
-            say(f"    {kind}")
-        if not self.alarms or self.alarms[-1].kind != "skill.degraded":
+        for kind, measure in gathering.alarms(self.settings)[len(self.alarms) :]:
+            self.alarms.append(Told(step, kind, measure))
+            say(f"    {kind} ({measure})")
+        errors = [one for one in self.alarms if one.measure == "error"]
+        if not errors or errors[-1].kind != "skill.degraded":
             return
-        last = self.retrained if self.retrained is not None else self.alarms[-1].step
+        last = max(self.retrained, errors[-1].step)
         if step - last >= AGAIN and not self.services.runs(name="retrain"):
-            self.services.request(f"retrain/{NAME}")
+            self.services.request(f"retrain/{NAME}", why="the alarm still stands")
             self.retrained = step
             say("    the alarm stands: another retraining is asked for")
 
     def rest(self) -> tuple[str, ...]:
         """Verifies what the next scene would, and waits until nothing runs any more; what still does."""
-        self.services.request(f"verify/{NAME}")
+        last = self.services.request(f"verify/{NAME}")
+        wait_until(lambda: self.services.state(last) in DONE, AT_REST, 2.0)
         wait_until(lambda: not self.services.stuck(), AT_REST, 2.0)
         return tuple(self.services.stuck())
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.alarms import history
 from pipeline.catalog import runs
 from pipeline.config import Settings
 from pipeline.forecast import outlet
@@ -16,7 +16,6 @@ from pipeline.shelf import shelf_at
 from tests.soak.observation import Published, Scored
 from tests.soak.oracle import Lead
 
-ALARMS = "alarms.jsonl"
 STAGES = ("**/.staging-*", "**/.removed-*", "**/*.part", "**/.*.tmp")
 
 
@@ -69,11 +68,9 @@ def ledger(settings: Settings) -> dict[str, tuple[str, ...]]:
     return {name: tuple(states) for name, states in found.items()}
 
 
-def alarms(settings: Settings) -> list[str]:
-    """Kinds of the alarms that were raised or cleared, in their order."""
-    path = settings.paths.root / ALARMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line)["kind"] for line in lines]
+def alarms(settings: Settings) -> list[tuple[str, str]]:
+    """Kind and measure of the alarms that were raised or cleared, in their order."""
+    return [(one.kind, one.measure) for one in history(settings.paths.alarms)]
 
 
 def leftovers(root: Path) -> tuple[str, ...]:

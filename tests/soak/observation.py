@@ -75,10 +75,12 @@ class Told:
     Attributes:
         step: in which it was first seen.
         kind: ``skill.degraded`` or ``skill.recovered``.
+        measure: of what: ``error`` or ``coverage``.
     """
 
     step: int
     kind: str
+    measure: str = "error"
 
 
 @dataclass(frozen=True, slots=True)

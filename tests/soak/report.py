@@ -87,6 +87,12 @@ class Report:
 def judge(oracle: Oracle, seen: Observed) -> Report:
     """Every claim of the soak; those about drift only where the sky drifts."""
     drift = drifted(oracle, seen) if oracle.told.form.drift is not None else []
+    lasting = [
+        grown("memory does not grow", seen, memory_growth),
+        grown("open files do not grow", seen, files_growth),
+    ]
+    if oracle.told.form.steps < LEAST:
+        lasting = []
     claims = [
         forecast_all(oracle, seen),
         forecast_on_time(oracle, seen),
@@ -96,8 +102,7 @@ def judge(oracle: Oracle, seen: Observed) -> Report:
         duplicates_known(oracle, seen),
         files_decided(oracle, seen),
         *drift,
-        grown("memory does not grow", seen, memory_growth),
-        grown("open files do not grow", seen, files_growth),
+        *lasting,
         Claim("no run is stuck", 0, len(seen.stuck), seen.stuck),
         Claim("nothing is left in staging", 0, len(seen.leftovers), seen.leftovers),
     ]
@@ -192,9 +197,9 @@ def drifted(oracle: Oracle, seen: Observed) -> list[Claim]:
 
 
 def detected(oracle: Oracle, seen: Observed) -> Claim:
-    """An alarm is raised within :data:`DETECTED` steps of the drift, and none before it."""
+    """An alarm of errors is raised within :data:`DETECTED` steps of the drift, and none before it."""
     drift = _drift(oracle)
-    raised = [one.step for one in seen.told if one.kind == "skill.degraded"]
+    raised = [one.step for one in seen.told if (one.kind, one.measure) == ("skill.degraded", "error")]
     false = [f"alarm in step {step}, before the drift in step {drift}" for step in raised if step < drift]
     delay = min((step - drift for step in raised if step >= drift), default=None)
     slow = [] if delay is not None and delay <= DETECTED else [f"after {delay} steps" if delay else "never"]
@@ -301,7 +306,7 @@ def figures(oracle: Oracle, seen: Observed) -> dict[str, str]:
         "runs, by model": ", ".join(f"{count} {model}" for model, count in models.most_common()),
         "slots with more than one run": str(sum(count > 1 for count in inits.values())),
         "steps with a program's fault": ", ".join(f"{at} {one}" for at, one in sorted(oracle.told.troubles.items())),
-        "alarms": ", ".join(f"{one.step} {one.kind}" for one in seen.told),
+        "alarms": ", ".join(f"{one.step} {one.kind} ({one.measure})" for one in seen.told),
     }
     if waits:
         found["from scene to forecast (s)"] = f"median {median(waits):.0f}, longest {waits[-1]:.0f}"
