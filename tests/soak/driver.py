@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import sys
 import time
@@ -202,7 +203,9 @@ def soak(told: Scenario, folder: Path) -> Report:
     services = Services(config, ports[0], {EVERY: str(told.form.beat)})
     going = Soak(told, load(config), archive, services)
     report = judge(going.oracle, going.run())
-    say(f"over after {(time.monotonic() - started) / 60:.0f} minutes")
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took, cpu = time.monotonic() - started, spent.ru_utime + spent.ru_stime
+    say(f"over after {took / 60:.1f} minutes, {cpu / 60:.1f} CPU-minutes")
     return report
 
 

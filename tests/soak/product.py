@@ -20,8 +20,9 @@ from tests.soak.scenario import Arrival, Fault, Scenario
 NAME = "soak"
 HORIZON = 2
 """Leads; short, so that a few dozen init times are enough independent ones to judge a challenger by."""
-BRIGHTER = 0.5
-"""What the sensor says more after the drift (reflectance): a network can see which sky is which."""
+GAIN, OFFSET = 3.0, 0.5
+"""What the sensor makes of the light after the drift: a network can tell the two skies apart, and the newer one's
+errors, which are larger then, weigh more in its training than the older one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def fill(folder: Path, told: Scenario) -> Archive:
     folder.mkdir(parents=True)
     archive, before, after = Archive(folder), synthesise(told.sky), synthesise(told.drifted)
     for one in (*told.history, *told.arrivals):
-        values = after.values[one.slot] + BRIGHTER if told.changed(one.slot) else before.values[one.slot]
+        values = after.values[one.slot] * GAIN + OFFSET if told.changed(one.slot) else before.values[one.slot]
         dn = encode(values.astype(np.float32), before.validity[one.slot])
         available = told.time(one.slot) if one.fault is Fault.REPEATED else told.available(one)
         write_scene(archive.path(one), dn, told.sky.grid, told.time(one.slot), available)

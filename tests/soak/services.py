@@ -20,6 +20,7 @@ from flows.server import Server
 from tests.soak.observation import Usage
 
 PATIENCE = 300.0  # seconds until all servers and workers are there
+AWAY = 90.0  # seconds that a server may be away, while it is restarted
 ACTIVE = ("PENDING", "RUNNING", "CANCELLING")
 LATE = timedelta(minutes=2)  # a scheduled run that should have begun so long ago
 ROLES = {
@@ -54,10 +55,16 @@ class Services:
         """What `cubecast up` says."""
         return self.config.parent / "up.txt"
 
-    @property
-    def server(self) -> Server:
-        """Prefect's interface."""
-        return Server(f"http://127.0.0.1:{self.port}/api")
+    def ask(self, path: str, body: Any = None) -> Any:
+        """What the Prefect server says; one that is away for a while is waited for."""
+        server, end = Server(f"http://127.0.0.1:{self.port}/api"), time.monotonic() + AWAY
+        while True:
+            try:
+                return server.call(path, body)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def start(self) -> None:
         """Starts everything and waits for it."""
@@ -115,17 +122,17 @@ class Services:
         asked: dict[str, Any] = {"flow_runs": {"state": {"type": {"any_": list(states)}}}, "limit": 200}
         if name:
             asked["flows"] = {"name": {"any_": [name]}}
-        return self.server.call("/flow_runs/filter", asked)
+        return self.ask("/flow_runs/filter", asked)
 
     def request(self, deployment: str, **parameters: Any) -> str:
         """Asks for a run of a deployment, as a person does on Prefect's pages; its id."""
-        found = self.server.call(f"/deployments/name/{deployment}")
+        found = self.ask(f"/deployments/name/{deployment}")
         asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        return self.server.call(f"/deployments/{found['id']}/create_flow_run", asked)["id"]
+        return self.ask(f"/deployments/{found['id']}/create_flow_run", asked)["id"]
 
     def state(self, run: str) -> str:
         """Type of a run's state."""
-        return self.server.call(f"/flow_runs/{run}")["state_type"]
+        return self.ask(f"/flow_runs/{run}")["state_type"]
 
     def stuck(self) -> list[str]:
         """Runs that wait or work although nothing is left to do; an ingest may stay and watch the inbox."""

@@ -12,7 +12,7 @@ from pipeline.ingest import ingest
 from pipeline.synthetic import synthesise
 from pipeline.synthetic_scenes import NODATA, SCALE
 from tests.soak.oracle import Oracle
-from tests.soak.product import BRIGHTER, HORIZON, configure, fill
+from tests.soak.product import GAIN, HORIZON, OFFSET, configure, fill
 from tests.soak.scenario import FULL, LATEST, SHORT, Arrival, Fault, Form, Scenario, Trouble, scenario
 
 QUIET = Form(steps=8, history=3, faults={}, troubles={})
@@ -95,11 +95,12 @@ def test_the_files_of_a_story_are_what_the_oracle_says(small: Scenario, tmp_path
     assert sum(state == "accepted" for state in states.values()) == len(oracle.came)
 
 
-def test_after_the_drift_another_and_brighter_sky_is_seen(small: Scenario, tmp_path: Path) -> None:
+def test_after_the_drift_another_sky_is_seen_by_another_sensor(small: Scenario, tmp_path: Path) -> None:
     archive = fill(tmp_path / "archive", small)
-    for step, sky, brighter in ((0, small.sky, 0.0), (small.form.steps - 1, small.drifted, BRIGHTER)):
+    last = small.form.steps - 1
+    for step, sky, gain, offset in ((0, small.sky, 1.0, 0.0), (last, small.drifted, GAIN, OFFSET)):
         slot = small.slot(step)
         with rasterio.open(archive.folder / small.name(slot)) as file:
             dn = file.read(1)
         seen = dn != NODATA
-        assert dn[seen] * SCALE == pytest.approx((synthesise(sky).values[slot] + brighter)[seen], abs=SCALE)
+        assert dn[seen] * SCALE == pytest.approx((synthesise(sky).values[slot] * gain + offset)[seen], abs=SCALE)
