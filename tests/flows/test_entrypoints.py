@@ -43,7 +43,9 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_every_flow_has_a_deployment() -> None:
-    assert set(DEPLOYED) == {f"flows.{verb}:{verb}" for verb in ("ingest", "train", "forecast", "verify")}
+    assert set(DEPLOYED) == {
+        f"flows.{verb}:{verb}" for verb in ("ingest", "train", "forecast", "verify", "housekeeping")
+    }
 
 
 @pytest.mark.parametrize("entrypoint", DEPLOYED)
@@ -88,11 +90,18 @@ def test_a_training_that_somebody_asked_for_waits_for_the_one_before() -> None:
     assert DEPLOYED["flows.train:train"]["concurrency_limit"]["collision_strategy"] == "ENQUEUE"
 
 
-def test_ingest_and_forecast_are_scheduled() -> None:
+def test_all_but_the_training_are_scheduled_whatever_events_come() -> None:
     scheduled = {entrypoint: each["schedules"] for entrypoint, each in DEPLOYED.items() if "schedules" in each}
-    assert set(scheduled) == {"flows.ingest:ingest", "flows.forecast:forecast"}
+    assert set(DEPLOYED) - set(scheduled) == {"flows.train:train"}
     for (schedule,) in scheduled.values():
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+def test_what_an_event_asks_for_waits_for_the_run_in_progress() -> None:
+    """It may have read the cube before that event."""
+    triggered = [each for each in DEPLOYED.values() if "triggers" in each]
+    assert len(triggered) >= 2
+    assert {each["concurrency_limit"]["collision_strategy"] for each in triggered} == {"ENQUEUE"}
 
 
 def test_an_init_time_without_a_zone_is_utc() -> None:
@@ -127,7 +136,9 @@ def test_a_flow_returns_the_key_of_what_it_made(prefect_server: None, monkeypatc
         "id", "sky", "3", "run", champion=True, good=True, snapshot="s", epochs=1, validation_skill=0.1, test=()
     )
     monkeypatch.setattr(verbs, "train", lambda config, *, watcher, start: trained)
-    monkeypatch.setattr(verbs, "forecast", lambda config, *, init: verbs.Forecasted("folder", "init", "model", ()))
+    done = verbs.Forecasted("folder", "init", "model", (), fresh=False)
+    monkeypatch.setattr(verbs, "forecast", lambda config, *, init: done)
+    monkeypatch.setattr(verbs, "missing", lambda config, newest: ())
     assert train(Path("a.toml")) == "models:/sky/3"
     assert forecast(Path("a.toml")) == "folder"
 
@@ -136,8 +147,9 @@ def test_a_flow_returns_the_key_of_what_it_made(prefect_server: None, monkeypatc
 def test_a_flow_warns_in_its_log_of_a_model_that_could_not_be_had(
     prefect_server: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = verbs.Forecasted("folder", "init", "extrapolation 1", (), "MLflow does not answer")
+    done = verbs.Forecasted("folder", "init", "extrapolation 1", (), "MLflow does not answer", fresh=False)
     monkeypatch.setattr(verbs, "forecast", lambda config, *, init: done)
+    monkeypatch.setattr(verbs, "missing", lambda config, newest: ())
     assert forecast(Path("a.toml")) == "folder"
     (line,) = (one for one in caplog.records if "does not answer" in one.getMessage())
     assert (line.levelname, line.getMessage()) == ("WARNING", "forecast by extrapolation 1: MLflow does not answer")

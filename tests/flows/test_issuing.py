@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,13 +42,14 @@ def test_past_the_deadline_the_next_rung_is_published_and_says_why(ingested: Pat
     done = verbs.forecast(under("PT0.05S", ingested))
     assert done.model == "extrapolation 1"
     assert "not ready 0.05 s after the start (forecast.deadline)" in done.warning
+    assert (done.fresh, done.late) == (True, done.warning)
     assert manifest(done.run)["rung"] == {"wanted": "network", "why": done.warning}
 
 
 @pytest.mark.slow
 def test_a_process_that_is_in_time_issues_the_run_that_it_would_without_a_deadline(ingested: Path) -> None:
     alone = verbs.forecast(ingested)
-    assert verbs.forecast(under("PT5M", ingested)) == alone
+    assert verbs.forecast(under("PT5M", ingested)) == replace(alone, fresh=False)
     assert "rung" not in manifest(alone.run)
 
 
@@ -82,6 +84,9 @@ class Interrupted:
     """A registry whose network is stopped by Ctrl-C and says that of itself as TensorFlow does."""
 
     network, why, reason = property(lambda self: self), "", ""
+
+    def glimpse(self, _: Settings) -> None:
+        return None
 
     def serve(self, _: Settings) -> Self:
         return self

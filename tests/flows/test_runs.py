@@ -11,15 +11,25 @@ from prefect import Flow, Task, flow, task
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from flows.forecast import forecast, publish_forecast
+from flows.forecast import find_missing, forecast, make_up, publish_forecast
+from flows.housekeeping import clean_cube, housekeeping, tidy_forecasts
 from flows.ingest import ingest, ingest_scenes
 from flows.runs import FLOW_TIMEOUT, ONCE, QUICK, log_progress, run_name
 from flows.train import train, train_network
 from flows.verify import score_forecasts, verify
 from pipeline.errors import CubecastError, ServiceError, StoreError
 
-FLOWS: list[Flow[..., Any]] = [ingest, train, forecast, verify]
-TASKS: list[Task[..., Any]] = [ingest_scenes, train_network, publish_forecast, score_forecasts]
+FLOWS: list[Flow[..., Any]] = [ingest, train, forecast, verify, housekeeping]
+TASKS: list[Task[..., Any]] = [
+    ingest_scenes,
+    train_network,
+    publish_forecast,
+    find_missing,
+    make_up,
+    score_forecasts,
+    clean_cube,
+    tidy_forecasts,
+]
 AT_ONCE = {"retry_delay_seconds": 0}
 
 
@@ -58,8 +68,8 @@ def test_a_task_ends_in_time_and_keeps_no_result(each: Task[..., Any]) -> None:
     assert each.persist_result is False
 
 
-def test_only_the_training_is_never_tried_again() -> None:
-    assert [each.name for each in TASKS if not each.retries] == ["train_network"]
+def test_only_a_training_and_what_the_next_forecast_tries_anyway_are_not_tried_again() -> None:
+    assert [each.name for each in TASKS if not each.retries] == ["train_network", "make_up"]
 
 
 @pytest.mark.server
@@ -88,10 +98,11 @@ def test_a_run_is_named_after_the_product_and_the_init_time(prefect_server: None
 
     def publish(*_: object) -> Any:
         seen.append(str(flow_run.name))
-        return type("Done", (), {"run": "folder", "warning": ""})
+        return type("Done", (), {"run": "folder", "warning": "", "init": "20240601T0600Z", "fresh": False})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(forecast.fn.__globals__, "publish_forecast", publish)
+        patch.setitem(forecast.fn.__globals__, "find_missing", lambda *_: ())
         named(config)
         named(config, "2024-06-01T06:00Z")  # pyright: ignore[reportArgumentType] - as Prefect's page sends it
         named(tmp_path / "missing.toml")
