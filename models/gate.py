@@ -159,19 +159,19 @@ def judge(trial: Trial, spec: ModelSpec) -> Ruling:
     rival = trial.champion or best
     overall = compare(trial.challenger, rival, trial)
     lower = compare(trial.challenger, best, trial)
-    count = len(trial.leads)
+    count, called = len(trial.leads), "the champion" if trial.champion else best.name
     leads = tuple(compare(trial.challenger, rival, trial, lead=one, level=1 - 2 * HARM / count) for one in range(count))
     wanted = sample_size(overall, trial.slots, trial.block, spec.gain)
     conditions = (
         _enough(overall, wanted, spec),
-        _better(overall, rival.name),
+        _better(overall, called),
         *([] if trial.champion is None else [_no_worse(lower, best.name)]),
-        _nowhere_worse(leads, trial.leads, rival.name),
+        _nowhere_worse(leads, trial.leads, called),
         _calibrated(trial, spec),
         _affordable(trial, spec),
         _publishable(trial),
     )
-    return Ruling(_decision(conditions), rival.name, conditions, overall, leads, trial.leads, best.name, lower, wanted)
+    return Ruling(_decision(conditions), called, conditions, overall, leads, trial.leads, best.name, lower, wanted)
 
 
 def compare(ours: Entrant, theirs: Entrant, trial: Trial, *, lead: int | None = None, level: float = LEVEL) -> Evidence:
@@ -247,7 +247,7 @@ def _enough(found: Evidence, wanted: int, spec: ModelSpec) -> Condition:
     said = f"{found.inits} init times fill {found.blocks} independent blocks as long as the horizon"
     if found.sufficient:
         return Condition("evidence", met=True, reason=f"{said}; {asked}")
-    rule = f"insufficient evidence: {said}, under {LEAST_BLOCKS} nothing is concluded"
+    rule = f"{said}, under {LEAST_BLOCKS} nothing is concluded"
     return Condition(
         "evidence", met=False, reason=f"{rule}; {asked}: ingest more scenes or raise samples.test_fraction"
     )
@@ -255,13 +255,13 @@ def _enough(found: Evidence, wanted: int, spec: ModelSpec) -> Condition:
 
 def _better(found: Evidence, rival: str) -> Condition:
     met = found.verdict is Verdict.LOWER
-    said = f"over all leads its error, held against {rival}'s, is {told(found)}"
+    said = f"over all leads its error, held against that of {rival}, is {told(found)}"
     return Condition("better", met=met, reason=said if met else f"{said}, which does not show that it is better")
 
 
 def _no_worse(found: Evidence, baseline: str) -> Condition:
     met = isfinite(found.estimate) and found.estimate < 0 and found.verdict is not Verdict.HIGHER
-    said = f"its error, held against the best baseline's, {baseline}, is {told(found)}"
+    said = f"its error, held against that of the best baseline, {baseline}, is {told(found)}"
     return Condition("baseline", met=met, reason=said)
 
 

@@ -50,7 +50,7 @@ class Entry:
     before: str | None
     champion: str | None
     reason: str = ""
-    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    time: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

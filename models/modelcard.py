@@ -110,7 +110,7 @@ def _splits(facts: Facts) -> Iterator[str]:
     areas = (parts.training_area, parts.validation_area, None)
     named = ("training", "validation", "test")
     for name, samples, area in zip(named, (parts.training, parts.validation, parts.test), areas, strict=True):
-        place = "whole grid" if area is None else str(area.slices)
+        place = "whole grid" if area is None else f"rows {area.y0}-{area.y1}, columns {area.x0}-{area.x1}"
         yield f"| {name} | {len(samples)} | {_ends(facts, samples)} | {place} |"
     yield ""
     how = "in time" if parts.validation_start is not None else "in time for the test part, in space for validation"
@@ -239,7 +239,7 @@ def _ways(facts: Facts) -> Iterator[str]:
     settings, snapshot = facts.settings, facts.plan.cube.snapshot
     yield f"- cubecast {version('cubecast')}, cube snapshot `{snapshot}` (tag `training-{facts.training}`)"
     yield f"- seed {settings.training.seed}, warm start: {settings.training.warm_start}"
-    yield "- `cubecast train --fresh` on that snapshot with these settings gives the same weights on the same machine:"
+    yield "- a training with these settings on that snapshot ends with the same weights, on the same kind of machine:"
     yield ""
     yield "```json"
     parts = settings.model_dump(mode="json", include={"samples", "training", "motion", "covariates"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.catalog import read_run
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
 from pipeline.cube import open_cube, store_of
@@ -12,6 +13,7 @@ from pipeline.errors import PublishError
 from pipeline.forecast import look, make, outlet, record
 from pipeline.passport import check_files
 from pipeline.pieces import View
+from pipeline.predictor import Source
 from pipeline.publishing import drafting, publish
 from pipeline.rungs import Champion, remarks
 
@@ -29,7 +31,7 @@ def rehearse(settings: Settings, champion: Champion, folder: Path) -> Path:
 
     Raises:
         NotEnoughFramesError: nothing to start from.
-        PublishError: the run fails a check, or its files are not what its manifest says.
+        PublishError: the run fails a check, its files are not what its manifest says, or the model has no part in it.
     """
     situation = look(settings, open_cube(store_of(settings)), None)
     told = covariates_of(settings)
@@ -43,4 +45,17 @@ def rehearse(settings: Settings, champion: Champion, folder: Path) -> Path:
     if not found.good:
         faults = ", ".join(f"{one.file} {one.what}" for one in found.faults)
         raise PublishError(f"a published run's files are what its manifest says, but {faults}: look at the disk")
+    _require_a_word(path, champion)
     return path
+
+
+def _require_a_word(path: Path, champion: Champion) -> None:
+    """The ladder makes a whole forecast of a model that says nothing: here that is a fault."""
+    run = read_run(path)
+    silent = [lead for lead in run.leads if not (run.source(lead) == Source.NETWORK).any()]
+    if silent:
+        msg = (
+            f"a model forecasts at every lead, but {champion.ref.full_name} says nothing at {silent} min from the "
+            "newest scene, a lower rung fills in everywhere: its weights may not be finite. Train again"
+        )
+        raise PublishError(msg)

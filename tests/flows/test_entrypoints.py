@@ -20,11 +20,13 @@ from prefect.logging import disable_run_logger
 from prefect.utilities.callables import parameter_schema
 
 import flows
-from flows import verbs
+from flows import model_verbs, verbs
+from flows.events import SKILL_DEGRADED, resource_id
 from flows.forecast import forecast, publish_forecast
 from flows.heartbeat import prove_life
 from flows.ingest import ingest
 from flows.logs import keep_log
+from flows.retrain import train_challenger
 from flows.stack import DEPLOYMENTS, POOLS
 from flows.train import train, train_network
 from flows.verify import verify
@@ -46,7 +48,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_every_flow_has_a_deployment() -> None:
     assert set(DEPLOYED) == {
-        f"flows.{verb}:{verb}" for verb in ("ingest", "train", "forecast", "verify", "housekeeping")
+        f"flows.{verb}:{verb}" for verb in ("ingest", "train", "forecast", "verify", "retrain", "housekeeping")
     }
 
 
@@ -94,7 +96,17 @@ def test_a_deployment_says_what_it_does_and_runs_once_at_a_time() -> None:
 
 
 def test_a_training_that_somebody_asked_for_waits_for_the_one_before() -> None:
-    assert DEPLOYED["flows.train:train"]["concurrency_limit"]["collision_strategy"] == "ENQUEUE"
+    for verb in ("train", "retrain"):
+        assert DEPLOYED[f"flows.{verb}:{verb}"]["concurrency_limit"]["collision_strategy"] == "ENQUEUE"
+
+
+def test_a_retraining_starts_every_week_and_when_skill_is_lost() -> None:
+    deployed = DEPLOYED["flows.retrain:retrain"]
+    (trigger,) = deployed["triggers"]
+    assert trigger["expect"] == [SKILL_DEGRADED]
+    assert trigger["match"] == {"prefect.resource.id": resource_id("{{ $CUBECAST_NAME }}")}
+    assert set(trigger["parameters"]) <= set(parameter_schema(loaded("flows.retrain:retrain")).properties)
+    assert deployed["work_pool"]["name"] == "gpu"
 
 
 def test_all_but_the_training_are_scheduled_whatever_events_come() -> None:
@@ -127,6 +139,18 @@ def test_the_task_of_a_training_is_the_verb(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(verbs, "train", lambda config, *, watcher, start: (config, callable(watcher.phase), start))
     with disable_run_logger():
         assert train_network.fn(Path("a.toml"), "resume") == (Path("a.toml"), True, "resume")
+
+
+def test_the_task_of_a_retraining_is_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("keras")
+    monkeypatch.setattr(model_verbs, "retrain", lambda config, **asked: (config, asked))
+    with disable_run_logger():
+        config, asked = train_challenger.fn(
+            Path("a.toml"), start="fresh", warm=True, force=False, reason="", why="skill.degraded"
+        )
+    assert config == Path("a.toml")
+    assert callable(asked.pop("watcher").phase)
+    assert asked == {"start": "fresh", "warm": True, "force": False, "reason": "", "why": "skill.degraded"}
 
 
 @pytest.mark.server

@@ -177,3 +177,21 @@ def test_a_training_that_never_came_into_being_leaves_nothing(trainings: Trainin
 
 def test_without_a_folder_there_are_no_trainings(trainings: Trainings) -> None:
     assert (trainings.all(), trainings.sweep(), trainings.waiting(), trainings.forget()) == ([], [], [], [])
+
+
+def test_one_trainer_works_for_a_product_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    trainings = Trainings(tmp_path / "trainings")
+    code = (
+        "import sys, time; from pathlib import Path; from models.trainings import Trainings\n"
+        "with Trainings(Path(sys.argv[1])).alone():\n    print('mine', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(trainings.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(ModelError, match="another process does already"), trainings.alone():
+            pass
+        other.kill()
+        other.wait()
+    with trainings.alone():
+        assert trainings.all() == []
