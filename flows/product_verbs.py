@@ -32,11 +32,7 @@ class Listed:
 
 
 def listing(config: Path, count: int) -> tuple[Listed, ...]:
-    """The newest runs, newest first.
-
-    Raises:
-        CubecastError: a manifest cannot be read.
-    """
+    """The newest runs, newest first."""
     from pipeline.catalog import latest, runs
     from pipeline.config import load
     from pipeline.forecast import outlet

@@ -6,6 +6,7 @@ A run is a folder with a manifest (run.json) that was put there last, and withou
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -125,11 +126,7 @@ def quality_path(path: Path) -> Path:
 
 
 def runs(place: Location, product: str) -> Iterator[PublishedRun]:
-    """Every complete run of a product, oldest first; those that go meanwhile are left out.
-
-    Raises:
-        PublishError: a manifest cannot be read.
-    """
+    """Every complete run of a product, oldest first; those that go meanwhile, or cannot be read, are left out."""
     shelf = shelf_at(place, product)
     for day in shelf.days():
         yield from sorted(opened(shelf, shelf.entries(day)), key=lambda run: run.order)
@@ -149,11 +146,7 @@ def latest(place: Location, product: str) -> PublishedRun | None:
 
 
 def newest(shelf: Shelf) -> PublishedRun | None:
-    """The newest run by (init, created), whatever latest.json says.
-
-    Raises:
-        PublishError: its manifest cannot be read.
-    """
+    """The newest run by (init, created) that can be read, whatever latest.json says."""
     for day in reversed(shelf.days()):
         shown = [entry for entry in shelf.entries(day) if entry.published]
         for init in sorted({entry.init for entry in shown}, reverse=True):
@@ -299,10 +292,20 @@ def opened(shelf: Shelf, entries: Iterable[Entry]) -> Iterator[PublishedRun]:
         PublishError: a manifest cannot be read.
     """
     for entry in entries:
-        with suppress(WithdrawnError):  # a moment ago
-            run = open_run(shelf, entry.name) if entry.published else None
-            if run is not None:
-                yield run
+        run = _open_if_readable(shelf, entry.name) if entry.published else None
+        if run is not None:
+            yield run
+
+
+def _open_if_readable(shelf: Shelf, name: str) -> PublishedRun | None:
+    """A run; None, and a warning in the log, where the disk has damaged its manifest: the others are still there."""
+    try:
+        return open_run(shelf, name)
+    except WithdrawnError:  # a moment ago
+        return None
+    except PublishError as error:
+        logging.getLogger("cubecast.catalog").warning("left out: %s", error)
+        return None
 
 
 def _catalogue(shelf: Shelf, day: str, without: frozenset[str]) -> str | None:

@@ -73,6 +73,18 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
         read_run(manifest.parent)
 
 
+def test_a_manifest_that_the_disk_has_damaged_hides_no_other_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outlet = an_outlet(tmp_path)
+    damaged, whole = publish_run(outlet, at(5)), publish_run(outlet)
+    (damaged / MANIFEST).write_text("{")
+    assert [run.path for run in runs(outlet.place, PRODUCT)] == [whole]
+    assert str(damaged) in caplog.text
+    publish_run(outlet, at(-5))
+    assert latest(outlet.place, PRODUCT).path == whole  # type: ignore[union-attr]
+
+
 def test_a_run_that_goes_while_runs_are_listed_is_left_out(outlet: Outlet) -> None:
     for minutes in (0, 60 * 24):
         publish_run(outlet, at(minutes))
