@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.heartbeat import EVERY
+from flows.sweeper import START
 from pipeline.config import Settings, load
 from tests.soak import gathering
 from tests.soak.observation import Observed, Told, Usage
@@ -25,9 +26,10 @@ SETTLED = ON_TIME.total_seconds()
 """Seconds after which the next scene comes whatever has become of the last one; in life it comes then, too."""
 TRAINED = 600.0  # seconds for the first champion
 AT_REST = 240.0  # seconds for the last runs to end
-AGAIN = 12
+AGAIN = 8
 """Steps from one retraining to the next, while the alarm stands; in life a schedule does it."""
 LIMIT = 95 * 60.0  # seconds after which no further step begins
+STARTS = "180"  # seconds that a run may take to start, however often it beats
 LOOK = 1.0  # seconds between two looks
 DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -200,7 +202,7 @@ def soak(told: Scenario, folder: Path) -> Report:
     ports = _free_ports()
     config = configure(folder / "product", told, archive, ports)
     say(f"{len(told.arrivals)} files in {told.form.steps} steps; {config}")
-    services = Services(config, ports[0], {EVERY: str(told.form.beat)})
+    services = Services(config, ports[0], {EVERY: str(told.form.beat), START: STARTS})
     going = Soak(told, load(config), archive, services)
     report = judge(going.oracle, going.run())
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -97,7 +97,7 @@ def _tuned(settings: Settings, folder: Path, ports: tuple[int, int]) -> Settings
             "firewall": settings.scenes.firewall.model_copy(update={"level": "off"}),  # the drift is one of the level
         },
         # Few slots for validation: it then lies beside the training in space, and the training reaches up to the test.
-        "samples": {"horizon": HORIZON, "test_fraction": 0.24, "validation_fraction": 0.04},
+        "samples": {"horizon": HORIZON, "test_fraction": 0.3, "validation_fraction": 0.04},
         "forecast": {"delay": timedelta(minutes=3)},
         "training": {"network": "head", "pixels": 200_000, "chip": 96, "budget": timedelta(minutes=2)},
         "models": {"coverage_within": 0.2, "cost_ratio": 4.0},  # few truths, on a machine that does other things

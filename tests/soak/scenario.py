@@ -105,7 +105,7 @@ SHORT = Form(
 FULL = Form(
     steps=72,
     history=18,
-    faults={Fault.LATE: 5, Fault.MISSING: 4, Fault.REPEATED: 4, Fault.CORRUPT: 3, Fault.CUT: 3},
+    faults={Fault.LATE: 5, Fault.MISSING: 3, Fault.REPEATED: 4, Fault.CORRUPT: 2, Fault.CUT: 2},
     troubles={
         Trouble.MLFLOW_HANGS: 1,
         Trouble.MLFLOW_DIES: 1,
