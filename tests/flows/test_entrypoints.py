@@ -24,10 +24,6 @@ from flows import model_verbs, verbs
 from flows.events import SKILL_DEGRADED, resource_id
 from flows.forecast import forecast, publish_forecast
 from flows.ingest import ingest
-<<<<<<< HEAD
-=======
-from flows.logs import keep_log
->>>>>>> ops-stack
 from flows.retrain import train_challenger
 from flows.stack import DEPLOYMENTS, POOLS
 from flows.train import train, train_network
