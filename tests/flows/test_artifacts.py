@@ -66,7 +66,7 @@ def test_a_model_in_mlflow_is_a_link(published: tuple[Path, str], monkeypatch: p
 
 
 def test_skill_is_a_table_of_leads() -> None:
-    assert skill_table([ROW]).splitlines()[-1] == "| +5 min | rain | 0.8 mm/h | 1 (-20 %) | 2 (-60 %) | 79% |"
+    assert skill_table([ROW]).splitlines()[2] == "| +5 min | rain | 0.8 mm/h | 1 (-20 %) | 2 (-60 %) | 79% |"
     assert skill_table([]) == "No truth has come yet."
 
 
