@@ -21,7 +21,7 @@ help:
 	@echo "make bench   ingest, appends, reads and layers against their peers; 80 minutes; figures in build/bench"
 	@echo "make study   each network on the same data and budget, 3 seeds; 40 minutes (CONFIG=product.toml: on its cube)"
 	@echo "make skill   trains on four real sequences and forecasts their test parts; 40 minutes; products in build/skill"
-	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"
+	@echo "make up      the whole service on made-up scenes that come while you watch, until Ctrl-C (CONFIG=product.toml: yours)"
 	@echo "make lock    resolve the requirements again"
 
 # pip fetches uv alone, uv the rest: 1 minute instead of 7.
@@ -69,7 +69,7 @@ skill: $(READY)
 	done
 
 up: $(READY)
-	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG))
+	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG),--feed)
 
 # Resolved for Python 3.11 to 3.13 on Linux and macOS; hashes, and no line that names a registry.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

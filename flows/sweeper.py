@@ -31,6 +31,8 @@ BEATS: Final = 9
 """So many missing heartbeats are an end; 90 seconds."""
 STARTING: Final = 180.0
 """Seconds without a heartbeat that a run may take to start; half a minute on a busy machine of two cores."""
+START: Final = "CUBECAST_STARTING"
+"""Environment variable: so many seconds in the place of :data:`STARTING`, where images have to be fetched first."""
 MISSED: Final = 4
 """After a pause of so many looks, the sweeper itself or the server was away, and it begins anew."""
 TAG: Final = "cubecast"
@@ -111,9 +113,10 @@ class Patience:
 
     @classmethod
     def of_environment(cls) -> Patience:
-        """As fast as the heartbeats that the environment asks for."""
+        """As fast as the heartbeats that the environment asks for, and as patient as it says."""
         every = float(os.environ.get(EVERY) or SECONDS)
-        return cls(every, BEATS * every, STARTING * every / SECONDS)
+        starting = os.environ.get(START)
+        return cls(every, BEATS * every, float(starting) if starting else STARTING * every / SECONDS)
 
 
 @dataclass(slots=True)
