@@ -9,7 +9,7 @@ export PYTHONSAFEPATH := 1
 # The tests of a file stay together: they share what they train. More processes than 4 want much memory.
 TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check quick faults bench study skill up lock clean help
+.PHONY: demo test check quick faults soak bench study skill up lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make check   lint, types, layers, dependencies; a minute"
 	@echo "make quick   every test but the slow ones"
 	@echo "make faults  kills, full disks, power cuts, hostile files, flipped bits; an hour; table in build/faults.json"
+	@echo "make soak    6 hours of scenes with faults, outages, kills and a drift, replayed; up to 100 minutes; table in build/soak.json"
 	@echo "make bench   ingest, appends, reads and layers against their peers; 80 minutes; figures in build/bench"
 	@echo "make study   each network on the same data and budget, 3 seeds; 40 minutes (CONFIG=product.toml: on its cube)"
 	@echo "make skill   trains on four real sequences and forecasts their test parts; 40 minutes; products in build/skill"
@@ -53,6 +54,9 @@ quick: $(READY)
 
 faults: $(READY)
 	@CUBECAST_FAULTS=full $(BIN)/pytest --timeout=7200 tests/faults
+
+soak: $(READY)
+	@$(BIN)/python -m tests.soak.full
 
 bench: $(READY)
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.quiet import native_silence
-from flows.verbs import Progress
 
 if TYPE_CHECKING:
     from models.experiment import Watcher
     from models.history import Entry
-    from models.probation import Shadow
     from models.registry import Listed, Registry
     from models.retraining import Compared, Settled
     from pipeline.config import Settings
     from pipeline.metrics import ErrorRow
+    from pipeline.verify import Rival
 
 SKILL = "test_skill_"
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +281,7 @@ def probation(config: Path) -> Watched | None:
     )
 
 
-def shadow(settings: Settings) -> Shadow | None:
+def rival(settings: Settings) -> Rival | None:
     """The champion's predecessor, for a verification to ask beside it; None where nobody is on probation.
 
     Nothing is loaded before it is asked, and nothing heavy imported where nobody is.
@@ -291,7 +292,7 @@ def shadow(settings: Settings) -> Shadow | None:
     if not history.entries():
         return None
     with native_silence():
-        from models.probation import shadow as run
+        from models.probation import rival as run
         from models.registry import open_registry
 
     return run(settings, open_registry(settings, now=False), history)

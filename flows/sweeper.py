@@ -258,8 +258,16 @@ class Sweeper:
         answer = self._server.call(f"/flow_runs/{run.id}/set_state", state)
         if answer["status"] != "ACCEPT":  # it has ended while we looked
             return False
+        self._bury_tasks(run, state["state"])
         self._say(f"{self._title(run)} was {run.state}, {why}")
         return True
+
+    def _bury_tasks(self, run: Run, state: dict[str, str]) -> None:
+        """Tasks hold nothing, but their page would show them at work for ever."""
+        flow = {"flow_runs": {"id": {"any_": [run.id]}}}
+        at_work = {"task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
+        for task in self._server.call("/task_runs/filter", flow | at_work):
+            self._server.call(f"/task_runs/{task['id']}/set_state", {"state": state, "force": True})
 
     def _do_again(self, run: Run) -> bool:
         """Starts a run that does the work of a crashed one; a second order has the same key, and no effect."""

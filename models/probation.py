@@ -1,7 +1,7 @@
 """A fresh champion, watched by its predecessor: both answer the same runs, and who does worse over them is told.
 
 Verification asks the predecessor with the very inputs of each run that the new champion made, and notes its errors as
-those of :data:`PREVIOUS`, beside the published forecast's.
+those of :data:`pipeline.scoring.PREVIOUS`, beside the published forecast's.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from models.history import History, Step
 from models.prediction import Network
 from pipeline.config import Settings
 from pipeline.covariates import covariates_of
-from pipeline.errors import CubecastError
-from pipeline.predictor import MEAN, Context, Forecast, Predictor, Source
-from pipeline.rungs import forecast_bands, ladder
+from pipeline.errors import CubecastError, NotEnoughFramesError
+from pipeline.predictor import Context, Forecast, Predictor
+from pipeline.rungs import ladder
 from pipeline.scorebook import FORECAST, RunScores, Score, book
+from pipeline.scoring import PREVIOUS
 from pipeline.significance import Evidence, Verdict
 from pipeline.times import from_seconds
-
-PREVIOUS = "previous"
-"""Predictor name of the predecessor in the scores."""
+from pipeline.verify import Rival
 
 
 class Shelf(Protocol):
@@ -50,19 +49,6 @@ class Watch:
 
     champion: str
     previous: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shadow:
-    """Who answers beside the champion's runs.
-
-    Attributes:
-        model: name and version of the champion, as runs and scores call it.
-        predictor: the predecessor, which is loaded when it is first asked.
-    """
-
-    model: str
-    predictor: Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +83,15 @@ def watched(settings: Settings, history: History) -> Watch | None:
     return None if last.before is None else Watch(last.version, last.before)
 
 
-def shadow(settings: Settings, shelf: Shelf, history: History) -> Shadow | None:
-    """The predecessor, for a verification to ask; None where nobody is on probation, or no longer."""
+def rival(settings: Settings, shelf: Shelf, history: History) -> Rival | None:
+    """The predecessor, for a verification to ask; None where nobody is on probation, or no longer.
+
+    It is loaded when it is first asked: a verification without a new run of the champion imports no network.
+    """
     watch = watched(settings, history)
     if watch is None or len(_shared(settings, watch)) >= settings.models.probation:
         return None
-    return Shadow(_model(settings, watch.champion), Predecessor(settings, shelf, watch.previous))
+    return Rival(_model(settings, watch.champion), Predecessor(settings, shelf, watch.previous))
 
 
 def probation(settings: Settings, history: History, config: Path) -> Probation | None:
@@ -128,7 +117,7 @@ def probation(settings: Settings, history: History, config: Path) -> Probation |
 class Predecessor:
     """A version that is asked with what another one saw: as many frames as it needs, and its covariates.
 
-    Where it cannot answer it says nothing: a verification does not fail for it.
+    A verification does not fail for one that cannot be had: it is not scored.
     """
 
     settings: Settings
@@ -136,17 +125,24 @@ class Predecessor:
     version: str
     _ladder: Predictor | None = field(default=None, init=False)
     _frames: int = field(default=0, init=False)
+    _fault: str = field(default="", init=False)
 
     def predict(self, context: Context, horizon: int) -> Forecast:
-        """See :class:`~pipeline.predictor.Predictor`."""
+        """See :class:`~pipeline.predictor.Predictor`.
+
+        Raises:
+            NotEnoughFramesError: it cannot answer, for whatever reason.
+        """
+        if self._fault:
+            raise NotEnoughFramesError(self._fault)
         try:
             asked = self._loaded()
             told = covariates_of(self.settings).attach(self._fitted(context), self._init(context), horizon)
             return asked.predict(told, horizon)
         except CubecastError as error:
-            log = logging.getLogger("cubecast.probation")
-            log.warning("version %s is asked beside its successor, but does not answer: %s", self.version, error)
-            return _nothing(context, horizon, len(forecast_bands(self.settings)))
+            self._fault = f"version {self.version} is asked beside its successor, but does not answer: {error}"
+            logging.getLogger("cubecast.probation").warning(self._fault)
+            raise NotEnoughFramesError(self._fault) from error
 
     def _loaded(self) -> Predictor:
         if self._ladder is None:
@@ -180,12 +176,6 @@ class Predecessor:
         cadence = self.settings.axis.cadence
         newest = from_seconds(int(context.times[0, -1]))
         return self.settings.axis.axis().slot(newest + float(context.ages[0, -1]) * cadence)
-
-
-def _nothing(context: Context, horizon: int, bands: int) -> Forecast:
-    grid = (len(context.values), horizon, *context.grid_shape)
-    values = np.full((*grid[:2], 1, *grid[2:], bands), np.nan, np.float32)
-    return Forecast(values, np.full(grid, Source.NONE, np.uint8), np.full(grid, np.nan, np.float32), (MEAN,))
 
 
 Cells = dict[tuple[int, str], tuple[float, float]]

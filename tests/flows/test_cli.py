@@ -16,7 +16,7 @@ from pipeline.forecast import forecast as publish
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
 
-VERBS = ("init", "doctor", "ingest", "train", "forecast", "verify", "demo", "up", "sweep")
+VERBS = ("init", "doctor", "ingest", "train", "forecast", "verify", "quality", "demo", "up", "sweep")
 SPEC = SyntheticSpec(height=48, width=64, frames=8)
 
 
@@ -153,6 +153,11 @@ def test_verify_prints_errors_and_on_request_every_score(config: Path) -> None:
     rows = json.loads(cubecast("verify", "--config", config, "--json").stdout)["scores"]
     assert {row["predictor"] for row in rows} == {"forecast", "persistence", "extrapolation"}
     assert rows[0]["events"][0]["threshold"] == 0.3
+    page = config.parent / "quality.html"
+    shown = cubecast("quality", "--config", config, "--html", page)
+    assert all(word in shown.output for word in ("extrapolation", "south-east", "no alarm")), shown.output
+    assert page.read_text(encoding="utf-8").count("<svg") >= 3
+    assert json.loads(cubecast("quality", "--config", config, "--json").stdout)["runs"] == 2
 
 
 def test_an_init_time_that_is_no_time_is_explained(config: Path) -> None:

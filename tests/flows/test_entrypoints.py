@@ -23,9 +23,7 @@ import flows
 from flows import model_verbs, verbs
 from flows.events import SKILL_DEGRADED, resource_id
 from flows.forecast import forecast, publish_forecast
-from flows.heartbeat import prove_life
 from flows.ingest import ingest
-from flows.logs import keep_log
 from flows.retrain import train_challenger
 from flows.stack import DEPLOYMENTS, POOLS
 from flows.train import train, train_network
@@ -55,11 +53,6 @@ def test_every_flow_has_a_deployment() -> None:
 @pytest.mark.parametrize("entrypoint", DEPLOYED)
 def test_an_entrypoint_loads_without_a_placeholder(entrypoint: str) -> None:
     assert loaded(entrypoint).name == entrypoint.split(":")[1]
-
-
-@pytest.mark.parametrize("entrypoint", DEPLOYED)
-def test_every_flow_proves_that_it_lives_and_keeps_its_log(entrypoint: str) -> None:
-    assert {prove_life, keep_log} <= set(loaded(entrypoint).on_running_hooks)
 
 
 @pytest.mark.parametrize("entrypoint", DEPLOYED)

@@ -97,7 +97,7 @@ def test_promotion_and_rollback_pass_on_what_was_said_and_tell_who_serves(monkey
 
 def test_a_product_without_promotions_is_on_no_probation(product: Path) -> None:
     assert model_verbs.probation(product) is None
-    assert model_verbs.shadow(load(product)) is None
+    assert model_verbs.rival(load(product)) is None
 
 
 def test_a_probation_is_told_with_its_watch(product: Path) -> None:

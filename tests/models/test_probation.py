@@ -10,12 +10,13 @@ import pytest
 
 from models.history import Entry, History, Step
 from models.prediction import Network
-from models.probation import PREVIOUS, Predecessor, Watch, probation, shadow, watched
+from models.probation import Predecessor, Watch, probation, rival, watched
 from pipeline.config import Settings
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, NotEnoughFramesError
 from pipeline.predictor import Context, Source
 from pipeline.rungs import ladder
 from pipeline.scorebook import FORECAST, RunScores, Score, page, save
+from pipeline.scoring import PREVIOUS
 from pipeline.specs import ModelSpec
 from tests.models.conftest import SKY
 
@@ -142,7 +143,7 @@ def test_the_predecessor_is_loaded_when_it_is_asked_and_once(
     settings: Settings, history: History, make_network: Callable[..., Network]
 ) -> None:
     shelf = Shelf(make_network(settings, trained=True))
-    found = shadow(settings, shelf, history)
+    found = rival(settings, shelf, history)
     assert found is not None
     assert found.model == "tiny 3"
     assert shelf.asked == []
@@ -156,8 +157,8 @@ def test_the_predecessor_is_loaded_when_it_is_asked_and_once(
 def test_after_enough_runs_the_predecessor_is_asked_no_more(settings: Settings, history: History) -> None:
     write(settings, 5, 1.0)
     short = settings.model_copy(update={"models": ModelSpec(probation=5)})
-    assert shadow(short, Shelf(None), history) is None
-    assert shadow(short.model_copy(update={"models": ModelSpec(probation=6)}), Shelf(None), history) is not None
+    assert rival(short, Shelf(None), history) is None
+    assert rival(short.model_copy(update={"models": ModelSpec(probation=6)}), Shelf(None), history) is not None
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -180,8 +181,13 @@ def test_a_run_that_saw_more_or_fewer_frames_is_answered_from_the_newest(
     assert set(np.unique(said.source)) <= {Source.NETWORK, Source.EXTRAPOLATION, Source.PERSISTENCE}
 
 
-def test_a_predecessor_that_cannot_be_had_says_nothing(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    said = Predecessor(settings, Shelf(None), "2").predict(context(2), 2)
-    assert said.values.shape == (1, 2, 1, 48, 48, 1)
-    assert np.isnan(said.values).all()
-    assert "does not answer: version 2 is gone" in caplog.text
+def test_a_predecessor_that_cannot_be_had_is_asked_once_and_not_scored(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Shelf(None)
+    asked = Predecessor(settings, shelf, "2")
+    for _ in range(2):
+        with pytest.raises(NotEnoughFramesError, match="does not answer: version 2 is gone"):
+            asked.predict(context(2), 2)
+    assert shelf.asked == ["2"]
+    assert len(caplog.records) == 1

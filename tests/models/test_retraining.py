@@ -107,7 +107,7 @@ def test_a_comparison_leaves_evidence_with_the_run_and_changes_nothing(product: 
     assert names == {"evidence.json", "evidence.md", "evidence.png"}
     assert listed.tags[RULING].startswith("insufficient evidence: 2 init times fill 1 independent blocks")
     assert registry.alias(CHAMPION) == "1"
-    with pytest.raises(ModelError, match=r"insufficient evidence.*models promote 2 --force --reason TEXT"):
+    with pytest.raises(ModelError, match=r"2 is not: 2 init times fill 1.*models promote 2 --force --reason TEXT"):
         promote(product, registry, "2")
     assert registry.alias(CHAMPION) == "1"
 
