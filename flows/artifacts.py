@@ -102,7 +102,7 @@ def forecast_text(found: Digest) -> str:
 def verification_text(product: str, done: verbs.Verified) -> str:
     """A verification's report, Markdown."""
     lost = f" {len(done.lost)} run(s) can never be scored: the cube that they saw is gone." if done.lost else ""
-    alarms = [f"- **{one.kind}** since {one.since}: {one.advice}" for one in getattr(done, "alarms", ())]
+    alarms = [f"- **{one.kind}** since {time_text(one.since)}: {one.advice}" for one in done.alarms]
     lines = [
         f"# Skill of {product}",
         f"{done.scored} lead(s) scored now, {done.runs} run(s) with scores.{lost}",

@@ -41,7 +41,7 @@ def verify(config: Path) -> int:
     began = datetime.now(UTC)
     done = score_forecasts(config)
     give_up(began)
-    for alarm in getattr(done, "alarms", ()):
+    for alarm in done.alarms:
         emit(alarm.kind, verbs.product_name(config), asdict(alarm))
     if done.scored:
         _tell_of_champion(config)
