@@ -23,8 +23,8 @@ LEAST = 9
 """Usages of one process from which on its growth can be told."""
 MEMORY_PART, MEMORY = 0.10, 24.0
 """Growth that is none: a part of what it held, and MiB."""
-FILES = 8
-"""Open files more that are no growth."""
+FILES = 16
+"""Open files more that are no growth: the connections of the runs of one moment."""
 SHOWN = 8
 NETWORKS = ("extrapolation", "climatology", "persistence")
 FORECAST, RIVAL = "forecast", "extrapolation"

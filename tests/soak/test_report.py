@@ -193,8 +193,8 @@ def test_memory_that_grows_step_by_step_is_seen_and_a_warm_up_is_not() -> None:
 
 def test_files_that_stay_open_are_seen() -> None:
     oracle = told()
-    leak = replace(perfect(oracle), usage=usage([300.0] * 30, [40 + step for step in range(30)]))
-    assert only_fault(oracle, leak).faults == ("server: 50 to 66 open files",)
+    leak = replace(perfect(oracle), usage=usage([300.0] * 30, [40 + 2 * step for step in range(30)]))
+    assert only_fault(oracle, leak).faults == ("server: 60 to 92 open files",)
 
 
 def test_a_restarted_process_is_judged_by_its_longest_life() -> None:
