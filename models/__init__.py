@@ -8,6 +8,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - its record: journal, trainings, meter, keepsake, serving, delivery, production, courier, registry (which alone knows
   MLflow)
 - what a network looked at: explain, exhibit
-- a whole training: material, beginning, seasons, appraisal, start, experiment
+- a whole training: material, seen, beginning, seasons, appraisal, start, experiment
+- who serves: gate, contest, history, promotion, dossier, modelcard, probation, retraining
 - what each part is worth: variants, skillstudy, skillrecord
 """
