@@ -9,7 +9,7 @@ export PYTHONSAFEPATH := 1
 # The tests of a file stay together: they share what they train. More processes than 4 want much memory.
 TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check quick faults bench study skill up lock clean help
+.PHONY: demo test check quick faults soak bench study skill up lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -18,10 +18,11 @@ help:
 	@echo "make check   lint, types, layers, dependencies; a minute"
 	@echo "make quick   every test but the slow ones"
 	@echo "make faults  kills, full disks, power cuts, hostile files, flipped bits; an hour; table in build/faults.json"
+	@echo "make soak    6 hours of scenes with faults, outages, kills and a drift, replayed; up to 100 minutes; table in build/soak.json"
 	@echo "make bench   ingest, appends, reads and layers against their peers; 80 minutes; figures in build/bench"
 	@echo "make study   each network on the same data and budget, 3 seeds; 40 minutes (CONFIG=product.toml: on its cube)"
 	@echo "make skill   trains on four real sequences and forecasts their test parts; 40 minutes; products in build/skill"
-	@echo "make up      Prefect, MLflow and workers on this machine, until Ctrl-C (CONFIG=product.toml)"
+	@echo "make up      the whole service on made-up scenes that come while you watch, until Ctrl-C (CONFIG=product.toml: yours)"
 	@echo "make lock    resolve the requirements again"
 
 # pip fetches uv alone, uv the rest: 1 minute instead of 7.
@@ -54,6 +55,9 @@ quick: $(READY)
 faults: $(READY)
 	@CUBECAST_FAULTS=full $(BIN)/pytest --timeout=7200 tests/faults
 
+soak: $(READY)
+	@$(BIN)/python -m tests.soak.full
+
 bench: $(READY)
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -69,7 +73,7 @@ skill: $(READY)
 	done
 
 up: $(READY)
-	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG))
+	@$(BIN)/cubecast up $(if $(CONFIG),--config $(CONFIG),--feed)
 
 # Resolved for Python 3.11 to 3.13 on Linux and macOS; hashes, and no line that names a registry.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -77,7 +78,7 @@ def forecast_text(found: Digest) -> str:
     shown = ", ".join(lead_text(lead) for lead in found.shown)
     model = f"[{facts.model}]({found.model_page})" if found.model_page else facts.model
     rows = [
-        ("published", f"{time_text(facts.created)}, {found.latency.total_seconds() / 60:.0f} min after its init time"),
+        ("published", f"{time_text(facts.created)}, {span_text(found.latency)} after its init time"),
         ("model", f"{model} ({facts.source})"),
         *([("because", facts.why)] if facts.why else []),
         ("snapshot", f"`{facts.snapshot}`"),
@@ -91,8 +92,9 @@ def forecast_text(found: Digest) -> str:
         markdown_table(("", ""), rows),
         "## Leads",
         markdown_table(("lead", "valid", "made by", "input age"), list(_lead_rows(found))),
-        f"## Skill of the newest {digest_verbs.NEWEST} runs of {facts.model} that met truth",
+        "## Skill",
         skill_table(found.skill),
+        *([f"*Mean absolute error of the newest {digest_verbs.NEWEST} runs of {facts.model}*"] if found.skill else []),
     ]
     return "\n\n".join(lines)
 
@@ -100,7 +102,7 @@ def forecast_text(found: Digest) -> str:
 def verification_text(product: str, done: verbs.Verified) -> str:
     """A verification's report, Markdown."""
     lost = f" {len(done.lost)} run(s) can never be scored: the cube that they saw is gone." if done.lost else ""
-    alarms = [f"- **{one.kind}** since {one.since}: {one.advice}" for one in getattr(done, "alarms", ())]
+    alarms = [f"- **{one.kind}** since {one.since}: {one.advice}" for one in done.alarms]
     lines = [
         f"# Skill of {product}",
         f"{done.scored} lead(s) scored now, {done.runs} run(s) with scores.{lost}",
@@ -140,6 +142,16 @@ def skill_table(rows: Sequence[ErrorRow]) -> str:
         return "No truth has come yet."
     heads = ("lead", "band", "forecast", "extrapolation", "persistence", "in interval")
     return markdown_table(heads, [_skill_row(row) for row in rows])
+
+
+def span_text(span: timedelta) -> str:
+    """A span for people.
+
+    >>> span_text(timedelta(minutes=7, seconds=40)), span_text(timedelta(days=3, hours=4))
+    ('8 min', '3 d')
+    """
+    minutes = round(span / timedelta(minutes=1))
+    return f"{minutes} min" if span < timedelta(days=2) else f"{span.days} d"
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

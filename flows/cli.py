@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import cube_cli, forecast_cli, models_cli, scenes_cli, study_cli, tracking_cli
+from flows import cube_cli, forecast_cli, models_cli, quality_cli, scenes_cli, study_cli, tracking_cli
 from flows.command import PRODUCT, STYLE, USER_FAULT, ConfigOption, DebugOption, JsonOption, errors
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ app.add_typer(scenes_cli.app)
 app.add_typer(tracking_cli.app)
 app.add_typer(models_cli.app)
 app.add_typer(study_cli.app)
+app.add_typer(quality_cli.app)
 
 
 @app.command()
@@ -184,6 +185,12 @@ def verify(
         console.out().print(f"{done.scored} lead(s) scored now, {done.runs} run(s) with scores")
         if done.lost:
             console.out().print(f"{len(done.lost)} run(s) can never be scored: the cube that they saw is gone")
+        for one in done.alarms:
+            console.warn(
+                f"{one.kind} ({one.measure}) of {one.model} since {console.time_text(one.since)}: {one.advice}"
+            )
+        if done.untold:
+            console.warn(f"the scores wait to be told to MLflow: {done.untold}")
         if done.table:
             console.out().print(console.error_table(done.table, "Mean absolute error of published forecasts"))
         if scores:

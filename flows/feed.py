@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,8 @@ KEPT: Final = timedelta(hours=6)
 """Scenes older than this leave the inbox; the cube has them."""
 SIZE: Final = 128  # px
 PATIENCE: Final = 600.0  # seconds for the first ingest
+ENOUGH: Final = 0.8
+"""Part of the history that a first training needs; some scenes never came."""
 
 Say = Callable[[str], None]
 
@@ -139,14 +142,22 @@ def begin(server: Server, config: Path, *, say: Say) -> None:
     if settings.paths.trainings.exists():
         return
     say("the history is ingested, then a first network is trained")
-    ingest = _order(server, f"ingest/{settings.product.name}", "first-ingest")
+    _order(server, f"ingest/{settings.product.name}", "first-ingest")
     deadline = time.monotonic() + PATIENCE
-    while server.call(f"/flow_runs/{ingest}")["state_type"] in {"SCHEDULED", "PENDING", "RUNNING"}:
+    while _frames(settings) < ENOUGH * HISTORY:
         if time.monotonic() > deadline:
-            say(f"the first ingest takes more than {PATIENCE:g} s: train later, with the command above")
+            say(f"the history is not in the cube after {PATIENCE:g} s: train later, by hand")
             return
-        time.sleep(2)
+        time.sleep(5)
     _order(server, f"train/{settings.product.name}", "first-train")
+
+
+def _frames(settings: Settings) -> int:
+    """How many scenes the cube has; an ingest that watches does not end when they are in."""
+    from pipeline.cube import open_cube, store_of
+
+    store = store_of(settings)
+    return len(open_cube(store).observed()) if store.exists() else 0
 
 
 def _order(server: Server, deployment: str, key: str) -> str:
@@ -159,7 +170,7 @@ def main(config: str) -> None:
     """Feeds the product of a configuration, on the server of the environment."""
     server = Server.of_environment()
     if server is not None:
-        begin(server, Path(config), say=_tell)
+        threading.Thread(target=begin, args=(server, Path(config)), kwargs={"say": _tell}, daemon=True).start()
     feed(Path(config), say=_tell)
 
 

@@ -11,10 +11,12 @@ from prefect.logging import get_run_logger
 from flows import verbs
 from flows.artifacts import show_forecast
 from flows.events import FORECAST_LATE, FORECAST_PUBLISHED, emit
+from flows.logs import about
 from flows.runs import FLOW, LATER, QUICK
 from flows.waiting import give_up
 from pipeline.errors import WithdrawnError
 from pipeline.specs import UtcTime
+from pipeline.times import parse_time
 
 
 @task(**QUICK)
@@ -88,6 +90,7 @@ def _shown(config: Path, done: verbs.Forecasted) -> verbs.Forecasted:
 
 def _told(config: Path, done: verbs.Forecasted) -> verbs.Forecasted:
     """Tells of a run that was published now; what is wrong with its model is told every time."""
+    about(parse_time(done.init))
     if done.warning:
         get_run_logger().warning("forecast by %s: %s", done.model, done.warning)
     if done.fresh:

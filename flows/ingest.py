@@ -44,7 +44,8 @@ def ingest(config: Path, watch: Minutes = 0.0) -> str | None:
     for _ in changes(config, timedelta(minutes=watch), every=LOOK, failed=lambda error: log.warning("%s", error)):
         began = datetime.now(UTC)
         done = ingest_scenes(config)
-        give_up(began)
+        if not watch:  # who waits behind a run that watches takes over from it
+            give_up(began)
         snapshot = done.snapshot
         if done.changed:
             _tell(config, done)

@@ -192,6 +192,8 @@ def _environment(place: Place) -> dict[str, str]:
         # In memory, they are lost with the server, and a run whose lease is lost ends itself.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite: as long as its own patience with another writer
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # 30 is half of a cadence of a minute
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_CLI_COLORS": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

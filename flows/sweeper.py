@@ -31,6 +31,8 @@ BEATS: Final = 9
 """So many missing heartbeats are an end; 90 seconds."""
 STARTING: Final = 180.0
 """Seconds without a heartbeat that a run may take to start; half a minute on a busy machine of two cores."""
+START: Final = "CUBECAST_STARTING"
+"""Environment variable: so many seconds in the place of :data:`STARTING`, where images have to be fetched first."""
 MISSED: Final = 4
 """After a pause of so many looks, the sweeper itself or the server was away, and it begins anew."""
 TAG: Final = "cubecast"
@@ -111,9 +113,10 @@ class Patience:
 
     @classmethod
     def of_environment(cls) -> Patience:
-        """As fast as the heartbeats that the environment asks for."""
+        """As fast as the heartbeats that the environment asks for, and as patient as it says."""
         every = float(os.environ.get(EVERY) or SECONDS)
-        return cls(every, BEATS * every, STARTING * every / SECONDS)
+        starting = os.environ.get(START)
+        return cls(every, BEATS * every, float(starting) if starting else STARTING * every / SECONDS)
 
 
 @dataclass(slots=True)
@@ -186,9 +189,7 @@ class Sweeper:
         for run in self._crashed():
             if run.again >= TRIES:
                 given_up.append(run.name)
-                self._say(
-                    f"{self._title(run)} crashed {run.again + 1} times and is given up: flow run {run.id}"
-                )
+                self._say(f"{self._title(run)} crashed {run.again + 1} times and is given up: flow run {run.id}")
             elif self._do_again(run):
                 again.append(run.name)
             self._known.add(run.id)
@@ -257,8 +258,16 @@ class Sweeper:
         answer = self._server.call(f"/flow_runs/{run.id}/set_state", state)
         if answer["status"] != "ACCEPT":  # it has ended while we looked
             return False
+        self._bury_tasks(run, state["state"])
         self._say(f"{self._title(run)} was {run.state}, {why}")
         return True
+
+    def _bury_tasks(self, run: Run, state: dict[str, str]) -> None:
+        """Tasks hold nothing, but their page would show them at work for ever."""
+        flow = {"flow_runs": {"id": {"any_": [run.id]}}}
+        at_work = {"task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
+        for task in self._server.call("/task_runs/filter", flow | at_work):
+            self._server.call(f"/task_runs/{task['id']}/set_state", {"state": state, "force": True})
 
     def _do_again(self, run: Run) -> bool:
         """Starts a run that does the work of a crashed one; a second order has the same key, and no effect."""

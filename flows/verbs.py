@@ -15,6 +15,7 @@ from flows.quiet import native_silence
 
 if TYPE_CHECKING:
     from models.experiment import Watcher
+    from pipeline.alarms import Alarm
     from pipeline.config import Settings
     from pipeline.doctor import Finding
     from pipeline.metrics import ErrorRow
@@ -89,10 +90,12 @@ class Forecasted:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What came of a verification: leads scored now, runs with scores, errors by lead over all of them.
+    """What came of a verification: leads scored now, runs with scores, errors by lead over the newest 500 of them.
 
     ``scores``: every score by lead, band and predictor, where they were asked for.
     ``lost``: keys of runs that cannot be scored any more, because the snapshot that they saw is gone.
+    ``alarms``: skill that was found lost, or back, by this verification.
+    ``untold``: why MLflow does not know all scores yet; empty: nothing hinders.
     """
 
     scored: int
@@ -100,6 +103,8 @@ class Verified:
     table: tuple[ErrorRow, ...]
     scores: tuple[ScoreRow, ...]
     lost: tuple[str, ...]
+    alarms: tuple[Alarm, ...] = ()
+    untold: str = ""
 
 
 def ingest(config: Path, *, progress: Progress | None = None) -> Ingested:
@@ -328,7 +333,7 @@ def unseen_inits(config: Path, count: int) -> list[datetime]:
 
 
 def verify(config: Path, *, scores: bool = False, progress: Progress | None = None) -> Verified:
-    """Scores published forecasts whose truth has come.
+    """Scores published forecasts whose truth has come, and tells MLflow the scores, or keeps them until it is there.
 
     Args:
         config: TOML file of the product.
@@ -339,6 +344,7 @@ def verify(config: Path, *, scores: bool = False, progress: Progress | None = No
         CubecastError: there is no cube.
     """
     from flows.model_verbs import rival
+    from flows.quality_verbs import tell_scores
     from pipeline.config import load
     from pipeline.verify import scores as every
     from pipeline.verify import verify as run
@@ -346,4 +352,5 @@ def verify(config: Path, *, scores: bool = False, progress: Progress | None = No
     settings = load(config)
     report = run(settings, rival=rival(settings), progress=progress)
     rows = tuple(every(settings, report)) if scores else ()
-    return Verified(report.scored, len(report.runs), tuple(report.table()), rows, report.lost)
+    untold = tell_scores(settings).fault
+    return Verified(report.scored, report.count, tuple(report.table()), rows, report.lost, report.alarms, untold)

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, task
+from prefect.logging import get_run_logger
 
-from flows import verbs
+from flows import model_verbs, verbs
 from flows.artifacts import progress, show_verification
-from flows.events import emit
+from flows.events import CHAMPION_OUTDONE, emit
 from flows.runs import FLOW, QUICK, log_progress
 from flows.waiting import give_up
 
@@ -19,6 +20,12 @@ from flows.waiting import give_up
 def score_forecasts(config: Path) -> verbs.Verified:
     """Scores every published lead whose truth has come."""
     return verbs.verify(config, progress=progress("runs verified", log_progress("runs")))
+
+
+@task(**QUICK)
+def watch_champion(config: Path) -> model_verbs.Watched | None:
+    """Looks whether the predecessor of a champion on probation does better."""
+    return model_verbs.probation(config)
 
 
 @flow(name="verify", **FLOW)
@@ -34,8 +41,17 @@ def verify(config: Path) -> int:
     began = datetime.now(UTC)
     done = score_forecasts(config)
     give_up(began)
-    for alarm in getattr(done, "alarms", ()):
+    for alarm in done.alarms:
         emit(alarm.kind, verbs.product_name(config), asdict(alarm))
     if done.scored:
+        _tell_of_champion(config)
         show_verification(config, done)
     return done.scored
+
+
+def _tell_of_champion(config: Path) -> None:
+    """Tells where a champion on probation does worse than its predecessor."""
+    watched = watch_champion(config)
+    if watched is not None and watched.alarm:
+        get_run_logger().warning("%s", watched.alarm)
+        emit(CHAMPION_OUTDONE, watched.product, asdict(watched))

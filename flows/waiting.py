@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
 CLOCKS: Final = timedelta(seconds=5)  # how far the clocks of a worker and of the server may differ
 
@@ -22,13 +25,21 @@ def give_up(since: datetime) -> int:
         How many gave up; faults of the server are no faults of the run.
     """
     try:
-        return _give_up(since)
+        own = _own_run()
+        return 0 if own is None or own.deployment_id is None else _cancel_behind(own, since)
     except Exception as error:  # noqa: BLE001 - those that still wait do nothing twice
         logging.getLogger("cubecast.flows").warning("runs that wait were left: %s: %s", type(error).__name__, error)
         return 0
 
 
-def _give_up(since: datetime) -> int:
+def _own_run() -> FlowRun | None:
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return None if context is None else context.flow_run
+
+
+def _cancel_behind(own: FlowRun, since: datetime) -> int:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
@@ -38,13 +49,9 @@ def _give_up(since: datetime) -> int:
         FlowRunFilterStateType,
     )
     from prefect.client.schemas.objects import StateType
-    from prefect.context import FlowRunContext
     from prefect.states import Cancelled
 
-    context = FlowRunContext.get()
-    own = None if context is None else context.flow_run
-    if own is None or own.deployment_id is None:
-        return 0
+    assert own.deployment_id is not None
     wanted = FlowRunFilter(
         deployment_id=FlowRunFilterDeploymentId(any_=[own.deployment_id]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),

@@ -5,8 +5,8 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - layers: frames, pyramid, losses, convlstm, attention, encoders, decoders, heads, seasonal
 - networks: networks, suitability, assurance, devices, prediction
 - training: seeds, cascade, pixels, pace, checkpoint, optimisation, validation, training; seasonfit
-- its record: journal, history, trainings, meter, keepsake, serving, delivery, promotion, courier, registry (the only
-  one that knows MLflow)
+- its record: journal, history, trainings, meter, keepsake, serving, delivery, promotion, production, courier, registry
+  (which alone knows MLflow)
 - what a network looked at: explain, exhibit
 - a whole training: material, beginning, seasons, appraisal, modelcard, start, experiment
 - who serves: gate (the statistics), contest (the evidence), dossier, retraining, probation

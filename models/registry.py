@@ -22,6 +22,7 @@ from models.delivery import CARD_FOLDER, Number, RefusedError, deliver
 from models.history import Entry, History, Step
 from models.journal import CARD, Status
 from models.keepsake import Files, Keepsake, Version
+from models.production import Production
 from models.serving import CHAMPION, Served, readable
 from models.suitability import check_fit
 from models.trainings import Registered, Training
@@ -47,6 +48,9 @@ SNAPSHOT = "cubecast.snapshot"
 """Tag of a run: the snapshot of the cube that it learns from."""
 TAG = "cubecast.training"
 """Tag of a run: the training's id. By it a run is found whose making was not noted."""
+
+PRODUCTION = "cubecast.production"
+"""Tag of the run that scores of published forecasts are told to: the product's name."""
 
 # A dead tracking server blocks for minutes at MLflow's defaults; models are loaded without pickle; nothing phones home.
 ENVIRONMENT = {
@@ -176,6 +180,17 @@ class Registry:
         registered = training.delivered.registered
         if model_waits and registered is not None and registered.champion:
             self._keep(training, registered)
+
+    def tell(self, production: Production) -> int:
+        """Tells MLflow the scores of published forecasts that it does not know; returns how many numbers.
+
+        Raises:
+            RefusedError: MLflow does not take them.
+            ServiceError: MLflow does not answer; what it took is noted.
+        """
+        production.lock.parent.mkdir(parents=True, exist_ok=True)
+        with locked(production.lock), _answering(self.uri):
+            return production.send(_Desk(self))
 
     def champion_version(self) -> str | None:
         """Version of the champion, or None."""
@@ -387,6 +402,14 @@ class _Desk:
         started = int(training.started.timestamp() * 1000)
         tags = {TAG: training.id, SNAPSHOT: training.snapshot}
         return self._client.create_run(self._experiment, started, tags, run_name=name).info.run_id
+
+    def production_run(self) -> str:
+        found = self._client.search_runs([self._experiment], f"tags.`{PRODUCTION}` = '{self._model_name}'")
+        runs = sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        if runs:
+            return runs[0].info.run_id
+        tags = {PRODUCTION: self._model_name}
+        return self._client.create_run(self._experiment, tags=tags, run_name="production").info.run_id
 
     def delete_run(self, run: str) -> None:
         self._client.delete_run(run)

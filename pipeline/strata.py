@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -185,10 +185,20 @@ def save(path: Path, parts: Iterable[Part]) -> None:
     """Replaces the parts of a run, one a line; before its errors, which say that a lead is done."""
     file = page(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(asdict(part)) for part in parts)
+    lines = ",\n".join(json.dumps(_plain(part), separators=(",", ":")) for part in parts)
     durable.replace_text(file, f"[\n{lines}\n]\n")
 
 
+def _plain(part: Part) -> dict[str, Any]:
+    """JSON form; sums by predictor in the order of :class:`Errors`, to nine digits, which halves the file."""
+    rounded = {name: [_short(one.absolute), _short(one.squared), one.covered] for name, one in part.errors.items()}
+    return asdict(replace(part, errors={})) | {"errors": rounded}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.9g}")
+
+
 def _part(document: Mapping[str, Any]) -> Part:
-    errors = {name: Errors(**sums) for name, sums in document["errors"].items()}
+    errors = {name: Errors(*sums) for name, sums in document["errors"].items()}
     return Part(**{**document, "errors": errors})

@@ -88,6 +88,7 @@ class Stack:
     site: Site
     place: Place
     server: Server
+    deployments: dict[str, str] = field(default_factory=dict)
 
     def process(self, name: str) -> psutil.Process:
         """The process of a service."""
@@ -106,17 +107,16 @@ class Stack:
 
     def order(self, flow: str) -> None:
         """Somebody asks for a run; whoever asks a server that is away asks again."""
-        path = f"/deployments/name/{flow}/{self.place.products[0].name}"
-        parameters = {"watch": 0} if flow == "ingest" and self._watches(path) else {}
-        self.patiently(
-            lambda: self.server.call(
-                f"/deployments/{self.server.call(path)['id']}/create_flow_run",
-                {"parameters": parameters, "tags": ["cubecast"]},
-            )
-        )
+        parameters = {"watch": 0} if flow == "ingest" else {}
+        order = {"parameters": parameters, "tags": ["cubecast"]}
+        self.patiently(lambda: self.server.call(f"/deployments/{self.deployments[flow]}/create_flow_run", order))
 
-    def _watches(self, path: str) -> bool:
-        return "watch" in self.patiently(lambda: self.server.call(path))["parameters"]
+    def is_under_way(self, flow: str) -> bool:
+        """Whether a worker has a run of this flow."""
+        return any(
+            run["deployment_id"] == self.deployments[flow] and run["state_type"] in {"PENDING", "RUNNING"}
+            for run in self.unfinished()
+        )
 
     def patiently(self, ask: Callable[[], Any]) -> Any:
         end = time.monotonic() + PATIENCE
@@ -192,6 +192,16 @@ def _port() -> int:
     return next(port for port in random.Random(os.getpid()).sample(range(20_000, 32_000), 100) if port_is_free(port))
 
 
+def _kept(stack: Stack) -> dict[str, str]:
+    """Ids of ingest and forecast; the other deployments go, whose runs would only take the machine's time."""
+    name = stack.place.products[0].name
+    ids = {flow: stack.server.call(f"/deployments/name/{flow}/{name}")["id"] for flow in ("ingest", "forecast")}
+    for one in stack.server.call("/deployments/filter", {}):
+        if one["id"] not in ids.values():
+            stack.server.call(f"/deployments/{one['id']}", method="DELETE")
+    return ids
+
+
 @contextmanager
 def running(site: Site) -> Iterator[Stack]:
     workspace = load(site.config).paths.root
@@ -216,6 +226,7 @@ def running(site: Site) -> Iterator[Stack]:
         deploy = replace(_deploy(place, product), ends=True)
         children.start(deploy)
         children.finish(deploy)
+        stack.deployments = _kept(stack)
         for name in ("a", "b"):
             command = (
                 "prefect",

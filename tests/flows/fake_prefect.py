@@ -23,6 +23,8 @@ class FakePrefect:
         token: what it wants to see before it takes anything; empty: nothing.
         orders: runs that it was asked to make.
         headers: of the last request.
+        notes: its variables.
+        tasks: states of the task runs, by id.
     """
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -31,6 +33,7 @@ class FakePrefect:
     orders: list[dict[str, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, str] = field(default_factory=dict)
     port: int = 0
 
     @property
@@ -60,6 +63,8 @@ class FakePrefect:
             return self._note(method, body, parts[-1])
         if parts[0] == "flows":
             return 200, {"name": parts[1]}
+        if parts[0] == "task_runs":
+            return self._task(parts[1:], body)
         if parts[0] == "deployments":
             return self._order(body)
         return self._run(parts[1:], body)
@@ -74,6 +79,12 @@ class FakePrefect:
         if body["idempotency_key"] not in [order["idempotency_key"] for order in self.orders]:
             self.orders.append(body)
         return 201, {"id": body["idempotency_key"]}
+
+    def _task(self, parts: list[str], body: Any) -> tuple[int, Any]:
+        if parts == ["filter"]:
+            return 200, [{"id": task} for task, state in self.tasks.items() if state == "RUNNING"]
+        self.tasks[parts[0]] = body["state"]["type"]
+        return 200, {"status": "ACCEPT"}
 
     def _run(self, parts: list[str], body: Any) -> tuple[int, Any]:
         if parts == ["filter"]:

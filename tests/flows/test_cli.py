@@ -16,7 +16,7 @@ from pipeline.forecast import forecast as publish
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
 
-VERBS = ("init", "doctor", "ingest", "train", "forecast", "verify", "demo", "up")
+VERBS = ("init", "doctor", "ingest", "train", "forecast", "verify", "quality", "demo", "up", "sweep")
 SPEC = SyntheticSpec(height=48, width=64, frames=8)
 
 
@@ -153,6 +153,11 @@ def test_verify_prints_errors_and_on_request_every_score(config: Path) -> None:
     rows = json.loads(cubecast("verify", "--config", config, "--json").stdout)["scores"]
     assert {row["predictor"] for row in rows} == {"forecast", "persistence", "extrapolation"}
     assert rows[0]["events"][0]["threshold"] == 0.3
+    page = config.parent / "quality.html"
+    shown = cubecast("quality", "--config", config, "--html", page)
+    assert all(word in shown.output for word in ("extrapolation", "south-east", "no alarm")), shown.output
+    assert page.read_text(encoding="utf-8").count("<svg") >= 3
+    assert json.loads(cubecast("quality", "--config", config, "--json").stdout)["runs"] == 2
 
 
 def test_an_init_time_that_is_no_time_is_explained(config: Path) -> None:
@@ -186,6 +191,19 @@ def test_doctor_fails_on_a_fault_and_says_what_to_do(config: Path, scenes: Path)
     done = cubecast("doctor", "--config", config)
     assert done.exit_code == 1
     assert "->" in done.output
+
+
+def test_a_sweeper_without_a_server_says_which_variable_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    done = cubecast("sweep", "--once")
+    assert done.exit_code == 1
+    assert "set PREFECT_API_URL=" in done.output
+
+
+def test_a_made_up_product_and_one_of_ones_own_exclude_each_other(tmp_path: Path) -> None:
+    done = cubecast("up", "--feed", "--config", tmp_path / "product.toml")
+    assert done.exit_code == 2
+    assert "give it or --config" in done.output
 
 
 def test_an_installation_without_tensorflow_is_told_what_to_install() -> None:

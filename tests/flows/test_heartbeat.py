@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from flows.heartbeat import EVERY, LABEL, SECONDS
-from flows.sweeper import BEATS, STARTING, Patience
+from flows.sweeper import BEATS, START, STARTING, Patience
 from tests.flows.fake_prefect import FakePrefect, serving
 
 RUN = """
@@ -92,3 +92,5 @@ def test_heartbeats_outlive_a_server_that_is_away(prefect: FakePrefect) -> None:
 def test_a_sweeper_is_as_patient_as_runs_are_slow_to_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EVERY, "2")
     assert Patience.of_environment() == Patience(2, BEATS * 2, STARTING / SECONDS * 2)
+    monkeypatch.setenv(START, "900")
+    assert Patience.of_environment().starting == 900

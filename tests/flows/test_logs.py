@@ -42,7 +42,7 @@ def lines(config: Path) -> list[dict[str, str]]:
 
 def test_a_line_says_which_run_product_and_init_time_it_is_about(product: Path) -> None:
     begin(product, init="2024-06-01T06:40")
-    logging.getLogger("prefect.flow_runs").warning("extrapolation stands in: %s", "no champion")
+    logging.getLogger("cubecast.flows").warning("extrapolation stands in: %s", "no champion")
     (line,) = lines(product)
     assert (line["run"], line["product"], line["flow"]) == (str(RUN), "small", "forecast")
     assert line["init"] == "20240601T0640Z"
@@ -52,7 +52,7 @@ def test_a_line_says_which_run_product_and_init_time_it_is_about(product: Path) 
 
 def test_a_run_that_learns_its_init_time_says_so_from_then_on(product: Path) -> None:
     begin(product)
-    log = logging.getLogger("prefect.flow_runs")
+    log = logging.getLogger("cubecast.flows")
     log.warning("before")
     logs.about(parse_time("2024-06-01T06:40Z"))
     log.warning("after")
@@ -70,13 +70,13 @@ def test_an_exception_is_kept_with_its_traceback(product: Path) -> None:
     try:
         int("full")
     except ValueError:
-        logging.getLogger("prefect.flow_runs").exception("no")
+        logging.getLogger("cubecast.flows").exception("no")
     assert "ValueError: invalid literal" in lines(product)[0]["error"]
 
 
 def test_a_configuration_that_cannot_be_read_stops_no_run(tmp_path: Path) -> None:
     begin(tmp_path / "gone.toml")
-    logging.getLogger("prefect.flow_runs").warning("said elsewhere")
+    logging.getLogger("cubecast.flows").warning("said elsewhere")
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,22 @@ def test_two_servers_need_two_ports(
     monkeypatch.setenv("CUBECAST_SERVICES__PREFECT_PORT", str(free_ports[0]))
     with pytest.raises(ServiceError, match="are two ports"):
         check_ports(find_place([product]))
+
+
+def test_several_products_share_the_servers_of_the_first(product: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second" / "product.toml"
+    second.parent.mkdir()
+    text = product.read_text(encoding="utf-8")
+    name = load(product).product.name
+    second.write_text(text.replace(f'name = "{name}"', 'name = "other"', 1), encoding="utf-8")
+    place = find_place([product, second])
+    assert [one.name for one in place.products] == [name, "other"]
+    assert place.workspace == load(product).paths.root
+
+
+def test_products_that_share_servers_have_names_of_their_own(product: Path) -> None:
+    with pytest.raises(ConfigError, match=r"names of their own.*\[product\] name"):
+        find_place([product, product])
 
 
 def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +150,23 @@ class Terminal:
             process.send_signal(signal.SIGTERM)
             process.wait(90)
 
+    def prefect(self, process: subprocess.Popen[bytes]) -> int:
+        """The first child of `cubecast up`."""
+        return min(pid for pid, parent in processes().items() if parent == process.pid)
+
+    def await_answer(self, path: str) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                return self.ask(self.ports[0], path)
+            time.sleep(0.5)
+        pytest.fail("the server did not come back")
+
     def await_welcome(self, process: subprocess.Popen[bytes]) -> str:
-        while "Ctrl-C stops everything" not in (text := self.screen.read_text(encoding="utf-8")):
+        return self.await_words(process, "Ctrl-C stops everything")
+
+    def await_words(self, process: subprocess.Popen[bytes], words: str) -> str:
+        while words not in (text := self.screen.read_text(encoding="utf-8")):
             assert process.poll() is None, text
             time.sleep(0.2)
         return text
@@ -146,16 +177,16 @@ class Terminal:
         with urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
-    def await_scheduled(self) -> set[str]:
+    def await_scheduled(self, flows: set[str]) -> None:
         wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             runs = self.ask(self.ports[0], "/api/flow_runs/filter", wanted)
-            flows = {self.ask(self.ports[0], f"/api/flows/{run['flow_id']}")["name"] for run in runs}
-            if len(flows) > 1:
-                return flows
+            found = {self.ask(self.ports[0], f"/api/flows/{run['flow_id']}")["name"] for run in runs}
+            if flows <= found:
+                return
             time.sleep(1)
-        return set()
+        pytest.fail(f"nobody has scheduled {flows - found}")
 
 
 @pytest.fixture
@@ -190,7 +221,7 @@ def test_a_user_starts_everything_triggers_a_forecast_and_stops_everything_twice
         (first,) = load(terminal.product).paths.forecasts.rglob("20240601T0640Z/*/lead-0005m.tif")
         with rasterio.open(first) as file:
             assert (file.width, file.height, file.crs.to_epsg()) == (96, 96, 32633)
-        assert terminal.await_scheduled() == {"ingest", "forecast"}
+        terminal.await_scheduled({"ingest", "forecast", "verify"})
         assert terminal.ask(terminal.ports[1], "/api/2.0/mlflow/experiments/search?max_results=5")["experiments"]
         assert "rung" not in json.loads((first.parent / "run.json").read_text())  # the flow has asked MLflow as well
         started = descendants(process.pid)
@@ -201,9 +232,12 @@ def test_a_user_starts_everything_triggers_a_forecast_and_stops_everything_twice
         assert all(map(port_is_free, terminal.ports))
     with terminal.up() as process:
         terminal.await_welcome(process)
-        started = descendants(process.pid)
-        os.kill(next(pid for pid in started if processes()[pid] == process.pid), signal.SIGKILL)
-        assert process.wait(60) == 1
-        assert "stopped with exit code -9" in terminal.screen.read_text(encoding="utf-8")
+        first = descendants(process.pid)
+        os.kill(terminal.prefect(process), signal.SIGKILL)
+        terminal.await_words(process, "prefect stopped with exit code -9; it starts again in 1 s")
+        terminal.await_answer("/api/health")
+        started = descendants(process.pid) | first
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
         assert not started & set(processes())
         assert all(map(port_is_free, terminal.ports))

@@ -73,6 +73,13 @@ def test_a_dead_forecast_crashes_and_is_done_again_once(prefect: FakePrefect) ->
     assert len(prefect.orders) == 1
 
 
+def test_the_tasks_of_a_dead_run_are_not_shown_at_work(prefect: FakePrefect) -> None:
+    prefect.add("dead")
+    prefect.tasks |= {"done": "COMPLETED", "begun": "RUNNING"}
+    sweep(Server(prefect.api), say=lambda _: None, patience=AT_ONCE)
+    assert prefect.tasks == {"done": "COMPLETED", "begun": "CRASHED"}
+
+
 def test_a_living_run_is_left_alone_however_long_it_takes(prefect: FakePrefect) -> None:
     prefect.add("slow")
     sweeper = Sweeper(Server(prefect.api), AT_ONCE, lambda _: None)

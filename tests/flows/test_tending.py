@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from flows import verbs
-from flows.tending import tend
+from flows.tending import changes, tend
 from pipeline.errors import CubecastError
 from pipeline.inspect import inspect, write
 from pipeline.synthetic import SyntheticSpec
@@ -135,3 +136,27 @@ def test_a_server_that_does_not_answer_is_told_and_tried_again(config: Path, mon
 
     tend(config, 0.2, done=lambda _: None, failed=failed)
     assert ["dask" in str(error) for error in faults] == [True, True]
+
+
+def test_a_look_without_a_span_is_one(config: Path) -> None:
+    assert len(list(changes(config, timedelta(0), every=0.2, failed=pytest.fail))) == 1
+
+
+def test_for_a_span_every_change_is_seen_and_then_it_ends(config: Path) -> None:
+    seen = 0
+    for _ in changes(config, timedelta(seconds=4), every=0.2, failed=pytest.fail):
+        seen += 1
+        if seen < 3:
+            arrive(config, seen)
+    assert seen == 3
+
+
+def test_an_ingest_says_what_is_new_and_only_if_something_is(config: Path) -> None:
+    first, again = verbs.ingest(config), verbs.ingest(config)
+    assert (first.changed, [name[:22] for name in first.scenes], first.newest) == (
+        True,
+        ["synthetic_20240601T050"],
+        "20240601T0500Z",
+    )
+    assert (again.changed, again.scenes, again.newest) == (False, (), "")
+    assert again.snapshot == first.snapshot

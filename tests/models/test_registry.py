@@ -18,8 +18,10 @@ import pytest
 from models.delivery import RefusedError
 from models.journal import Status
 from models.prediction import Network
+from models.production import Production
 from models.registry import TAG, Registered, Registry, open_registry, tracking_uri
 from models.trainings import Delivered, Training, Trainings
+from pipeline import waiting
 from pipeline.config import Settings
 from pipeline.errors import ModelError, ServiceError
 from pipeline.forecast import forecast
@@ -28,6 +30,9 @@ from pipeline.passport import Verdict, verify
 from pipeline.predictor import Context
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion
+from pipeline.scorebook import FORECAST, RunScores, Score, page, save
+from pipeline.scorestore import page_name
+from pipeline.waiting import Waiting
 
 pytestmark = pytest.mark.slow  # MLflow's import and its database take 10 CPU-s, each model one
 
@@ -395,3 +400,24 @@ def test_a_published_run_is_made_again_from_the_version_that_the_registry_keeps(
     found = verify(product, run, load)
     assert found.verdict is Verdict.LOST
     assert "version 1 (any more)" in found.obstacles[0]
+
+
+def test_scores_of_forecasts_go_to_one_run_a_product_and_each_number_once(product: Settings) -> None:
+    init = product.axis.origin
+    path = page(product.paths.verification, "abc", init)
+    save(path, RunScores("abc", init, "any 1", (Score(5, "sky", FORECAST, 10, 10.0, 10.0),)))
+    known = Waiting()
+    known.note(page_name("abc", init), [5, 10], [5])
+    waiting.save(product.paths.verification / "state" / "waiting.json", known)
+    registry = open_registry(product)
+    production = Production(product.paths.verification, product.axis.axis(), registry.uri)
+    assert registry.tell(production) == 1
+    mark = product.paths.verification / "state" / "production.json"
+    run = json.loads(mark.read_text())["run"]
+    mark.unlink()  # killed before it was noted
+    assert registry.tell(production) == 1
+    assert json.loads(mark.read_text())["run"] == run
+    found = registry.client.get_run(run)
+    assert found.info.run_name == "production"
+    (number,) = registry.client.get_metric_history(run, "mae/sky/0005min")
+    assert (number.value, number.step, number.timestamp) == (1.0, 0, int(init.timestamp() * 1000))

@@ -20,7 +20,7 @@ from models.journal import MODEL_FILE
 from models.keepsake import DamagedError, Files, Keepsake, Version
 from models.prediction import Network
 from models.registry import Registry, open_registry
-from models.serving import Origin, champion, load, serve, version, within
+from models.serving import Asked, Origin, champion, glimpse, load, serve, version, within
 from models.trainings import Trainings
 from pipeline.config import Settings
 from pipeline.config import load as load_settings
@@ -107,6 +107,42 @@ def test_a_champion_is_kept_when_it_is_loaded_and_then_needs_no_download(product
     assert first.network is not None
     assert second.network is not None
     assert (second.network.ref, second.network.card) == (first.network.ref, first.network.card)
+
+
+def test_a_glimpse_knows_what_names_a_run_without_loading_the_network(
+    product: Settings, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = serve(product, shelf).network
+    assert network is not None
+    monkeypatch.setattr(serving, "load", lambda *_: pytest.fail("loaded"))
+    seen = glimpse(product, shelf)
+    assert seen is not None
+    assert (seen.ref, seen.motion) == (network.ref, network.champion().motion)
+    assert shelf.fetched == ["1"]
+
+
+@pytest.mark.parametrize("change", [{"champion": "2"}, {"champion": None}, {"silent": True}], ids=str)
+def test_what_takes_more_than_a_glimpse_is_not_guessed(product: Settings, shelf: Shelf, change: dict[str, Any]) -> None:
+    assert glimpse(product, shelf) is None  # nothing is kept yet
+    serve(product, shelf)
+    assert glimpse(product, replace(shelf, **change)) is None
+
+
+def test_a_damaged_copy_is_left_to_whoever_loads_it(product: Settings, shelf: Shelf) -> None:
+    serve(product, shelf)
+    break_copy(product)
+    assert glimpse(product, shelf) is None
+
+
+def test_a_server_that_is_away_is_waited_for_once(product: Settings, shelf: Shelf) -> None:
+    serve(product, shelf)
+    shelf.slow, shelf.answer_within = 1.0, 0.1
+    asked = Asked(shelf)
+    assert glimpse(product, asked) is None
+    shelf.slow = 0.0
+    assert serve(product, asked).origin is Origin.KEPT
+    assert "has not" in serve(product, asked).reason
+    assert "has not" not in serve(product, Asked(shelf)).reason
 
 
 def test_the_next_champion_is_fetched_and_kept(product: Settings, shelf: Shelf) -> None:

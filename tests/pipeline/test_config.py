@@ -257,6 +257,13 @@ def test_quantiles_that_no_network_could_forecast_are_refused_before_anything_is
         ("verification.spans", {"value": [1, 1]}, "from a lower value to a higher one"),
         ("verification.thresholds", {"rain": [1]}, "name forecast bands, ['value'], found 'rain'"),
         ("verification.spans", {"rain": [0, 1]}, "name forecast bands, ['value'], found 'rain'"),
+        (
+            "verification.regions",
+            {"sea": [2, 0, 1, 1]},
+            "a region goes from min x, min y to max x, max y, found",
+        ),
+        ("verification.regions", {"sea": [-2, -2, -1, -1]}, "verification.regions lie on the grid"),
+        ("verification.regions", {"all": [0, 0, 1, 1]}, "a region is called by letters, digits"),
     ],
 )
 def test_scores_that_cannot_be_made_are_refused(path: str, value: object, rule: str) -> None:

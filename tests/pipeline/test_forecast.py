@@ -16,7 +16,7 @@ from pipeline.catalog import latest, read_run, runs
 from pipeline.config import Settings
 from pipeline.doubt import Doubt, Doubted
 from pipeline.errors import NotEnoughFramesError, StoreError
-from pipeline.forecast import choose_init, forecast, look
+from pipeline.forecast import choose_init, forecast, look, published_already
 from pipeline.predictor import Source
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion, baselines, forecast_bands, ladder
@@ -261,6 +261,32 @@ def test_the_ladder_of_a_champion_ends_in_the_extrapolation(landmark: Product) -
     assert isinstance(rungs, Ladder)
     assert rungs.predictors[0] == Half()
     assert rungs.predictors[1] == ladder(tuned(landmark), None)
+
+
+# --- runs that are there --------------------------------------------------------------------------
+
+
+def test_a_run_that_is_there_is_found_by_who_would_make_it_alone(late: Product) -> None:
+    asked, silent = tuned(late), Champion(Half(), REF)
+    now = late.time(3)
+    assert published_already(asked, silent, now=now) is None
+    folder = forecast(asked, Champion(Half(), REF), now=now)
+    assert published_already(asked, silent, now=now) == folder
+    assert published_already(asked, replace(silent, ref=replace(REF, version="2")), now=now) is None
+    assert published_already(asked, silent, now=late.time(4)) is None
+
+
+def test_a_late_scene_that_a_run_does_not_see_makes_no_second_one(make_product: Callable[..., Product]) -> None:
+    product = make_product(scenes={"firewall": STILL})
+    for slot in (1, 2, 3, 4, 5, 6):
+        product.scene(slot, flag())
+    product.ingest()
+    before, asked = product.store.tip(), tuned(product)
+    folder = forecast(asked, None)
+    product.scene(0, flag())
+    product.ingest()
+    assert product.store.tip() != before
+    assert forecast(asked, None) == folder
 
 
 # --- runs that are due ----------------------------------------------------------------------------

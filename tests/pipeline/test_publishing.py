@@ -398,6 +398,12 @@ def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) ->
     assert published_alike(RUN, an_outlet(tmp_path), but=("horizon",)) is None
 
 
+def test_a_new_snapshot_with_the_same_scenes_makes_no_second_run(tmp_path: Path) -> None:
+    """A scene came that the run does not see."""
+    folder = publish_run(an_outlet(tmp_path))
+    assert published_alike(replace(RUN, snapshot="CUBE2"), an_outlet(tmp_path), but=()) == folder
+
+
 @pytest.mark.parametrize(
     "other",
     [at(5), replace(RUN, scenes=RUN.scenes[1:]), replace(RUN, specification='{"horizon": 3}')],

@@ -20,8 +20,9 @@ from pipeline.predictor import Context, Forecast
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion, OfBands
 from pipeline.scorebook import FORECAST, RunScores, Score
+from pipeline.scoring import PREVIOUS
 from pipeline.specs import BandSpec
-from pipeline.verify import Report, tabulate, verify
+from pipeline.verify import Report, Rival, tabulate, verify
 from pipeline.verify import scores as score_rows
 
 if TYPE_CHECKING:
@@ -263,6 +264,46 @@ def test_scores_lie_in_one_readable_file_a_run(product: Product) -> None:
     assert {(one["predictor"], one["pixels"]) for one in document["scores"]} == {
         (name, PIXELS) for name in (FORECAST, "persistence", "extrapolation")
     }
+
+
+def test_a_run_that_has_all_its_scores_is_not_opened_again(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    run = forecast(asked, champion(0.5))
+    counting(product, 2, 3)
+    first = verify(asked)
+    (run / "run.json").write_text("{}")  # opened, it would be an error
+    again = verify(asked)
+    assert (again.scored, again.count, again.runs) == (0, 1, first.runs)
+
+
+@dataclass(frozen=True)
+class Silent:
+    """The newest frame, wrong by 2 on the left half, nothing on the right."""
+
+    def predict(self, context: Context, horizon: int) -> Forecast:
+        said = Off(2).predict(context, horizon)
+        said.values[..., 24:, :] = np.nan
+        return said
+
+
+def test_a_rival_is_scored_on_what_the_run_saw_and_changes_nobody_s_pixels(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    forecast(asked, champion(0.5))
+    counting(product, 2)
+    other = tuned(product)
+    alone = verify(other)
+    shutil.rmtree(other.paths.verification)
+    report = verify(asked, rival=Rival("fake 1", Silent()))
+    scores = {one.predictor: one for one in report.runs[0].scores}
+    assert {one.predictor: one for one in alone.runs[0].scores} == {
+        name: one for name, one in scores.items() if name != PREVIOUS
+    }
+    assert scores[PREVIOUS].pixels == PIXELS
+    assert scores[PREVIOUS].absolute == PIXELS * 1  # wrong by 2 - 1 on the left, as extrapolation on the right
+    counting(product, 3)
+    assert {one.predictor for one in verify(asked, rival=Rival("fake 2", Silent())).runs[0].scores} == set(scores)
 
 
 SKY = BandSpec(name="sky", dtype="uint8")

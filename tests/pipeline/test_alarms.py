@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from math import exp, log
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.alarms import (
+    COVERAGE,
+    DEGRADED,
+    ERROR,
+    RECOVERED,
+    RULES,
+    WARM,
+    Alarm,
+    Series,
+    changes,
+    history,
+    standing,
+    watch,
+)
+from pipeline.scorebook import FORECAST, RunScores, Score, page, save
+from pipeline.scorestore import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START = datetime(2024, 6, 1, tzinfo=UTC)
+STEP = timedelta(minutes=5)
+HALF_MORE = log(1.5)
+
+
+def correlated(count: int, phi: float, spread: float, seed: int) -> NDArray[np.float64]:
+    """A stationary first-order autoregression, ``(scene,)``."""
+    random = np.random.default_rng(seed)
+    noise = random.normal(size=count) * spread * np.sqrt(1 - phi**2)
+    found = np.empty(count)
+    found[0] = random.normal() * spread
+    for at in range(1, count):
+        found[at] = phi * found[at - 1] + noise[at]
+    return found
+
+
+def series(values: NDArray[np.float64], known: float = np.nan) -> Series:
+    cells = values.reshape(len(values), -1)
+    valid = int(START.timestamp()) + 300 * np.arange(len(values))
+    return Series(valid, cells, np.full(cells.shape[1], known))
+
+
+def raised(values: NDArray[np.float64]) -> list[int]:
+    return [one.scene for one in changes(series(values), RULES[ERROR]) if one.open]
+
+
+def test_a_loss_by_half_is_seen_within_an_hour_of_scenes() -> None:
+    """The median delay is 6 scenes; of 100 series at least 85 % take no more than 12."""
+    delays = []
+    for seed in range(100):
+        values = correlated(160, 0.8, 0.1, seed)
+        values[120:] += HALF_MORE
+        delays.append(next((scene - 119 for scene in raised(values) if scene >= 120), 999))
+    assert np.median(delays) <= 8
+    assert np.mean(np.array(delays) <= 12) >= 0.85
+
+
+@pytest.mark.parametrize(("phi", "most"), [(0.5, 0.02), (0.9, 0.4)])
+def test_skill_that_only_fluctuates_raises_next_to_nothing(phi: float, most: float) -> None:
+    """Alarms per 1,000 scenes, whose errors resemble those before them."""
+    assert np.mean([len(raised(correlated(1000, phi, 0.1, seed))) for seed in range(40)]) <= most
+
+
+def test_one_bad_scene_raises_nothing_however_bad() -> None:
+    values = correlated(100, 0.5, 0.05, 0)
+    values[60] += 5
+    assert raised(values) == []
+
+
+def test_it_clears_when_skill_is_back_and_not_halfway() -> None:
+    values = np.zeros(200)
+    values[40:100] = HALF_MORE
+    values[100:150] = 0.3 * HALF_MORE  # under what raises, over what clears
+    found = changes(series(values), RULES[ERROR])
+    assert [one.open for one in found] == [True, False]
+    assert 40 < found[0].scene <= 52
+    assert found[0].since == 40
+    assert 150 < found[1].scene <= 162
+
+
+def test_a_loss_is_not_learned_as_usual() -> None:
+    values = np.zeros(400)
+    values[30:] = HALF_MORE
+    assert raised(values)[0] <= 42
+    assert len(changes(series(values), RULES[ERROR])) == 1
+
+
+def test_nothing_is_raised_before_there_is_a_level() -> None:
+    values = np.concatenate([[0.0], np.full(WARM - 1, 2.0)])
+    assert raised(values) == []
+
+
+def test_held_out_truths_are_a_level_from_the_first_scene_on() -> None:
+    missed = np.full(WARM + 12, 0.25)  # from the start, so the first scenes alone would call it usual
+    assert changes(series(missed), RULES[COVERAGE]) == []
+    assert [one.open for one in changes(series(missed, known=0.0), RULES[COVERAGE])] == [True]
+
+
+def test_leads_that_start_later_have_levels_of_their_own() -> None:
+    """A long lead that joins with a worse ratio than the short ones is no loss."""
+    values = np.full((120, 2), -0.4)
+    values[:, 1] = 0.6
+    values[:20, 1] = np.nan
+    assert changes(series(values), RULES[ERROR]) == []
+
+
+# --- from pages to alarms -------------------------------------------------------------------------
+
+
+def keep(folder: Path, slots: range, ratio: float, model: str = "radar 1") -> None:
+    """Runs of one lead, whose error is so many times that of extrapolation."""
+    for slot in slots:
+        init, key = START + slot * STEP, f"{slot:012x}"
+        scores = (
+            Score(5, "sky", FORECAST, 100, 100 * ratio * (1 + 0.01 * (slot % 3)), 1.0, held=0.8, promised=0.8),
+            Score(5, "sky", "extrapolation", 100, 100.0, 1.0),
+        )
+        save(page(folder, key, init), RunScores(key, init, model, scores))
+
+
+def watched(folder: Path) -> tuple[Alarm, ...]:
+    store = Store(folder, "tiny")
+    store.refresh()
+    return watch(store, folder / "alarms.jsonl")
+
+
+def test_an_alarm_is_told_once_and_says_since_when_how_much_and_what_to_do(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    assert watched(tmp_path) == ()
+    assert not (tmp_path / "alarms.jsonl").exists()
+    keep(tmp_path, range(40, 52), 1.2)
+    (alarm,) = watched(tmp_path)
+    assert (alarm.kind, alarm.measure, alarm.model) == (DEGRADED, ERROR, "radar 1")
+    assert alarm.since == START + 41 * STEP  # the valid time of the run at slot 40
+    assert alarm.evidence["worse_by"] == pytest.approx(0.5, abs=0.03)
+    assert alarm.evidence["error_ratio"] == pytest.approx(1.2, abs=0.03)
+    assert "cubecast train" in alarm.advice
+    before = (tmp_path / "alarms.jsonl").read_bytes()
+    assert watched(tmp_path) == ()
+    assert (tmp_path / "alarms.jsonl").read_bytes() == before
+    assert standing(history(tmp_path / "alarms.jsonl")) == [alarm]
+
+
+def test_the_same_scores_give_the_same_alarms_however_they_arrive(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for first, last, ratio in ((0, 40, 0.8), (40, 60, 1.3), (60, 100, 0.8)):
+        keep(one, range(first, last), ratio)
+        keep(other, range(first, last), ratio)
+        watched(one)
+    assert watched(other) == ()  # lost and back: nothing is changed by now
+    said = [history(folder / "alarms.jsonl") for folder in (one, other)]
+    assert said[0] == said[1]
+    assert [alarm.kind for alarm in said[0]] == [DEGRADED, RECOVERED]
+
+
+def test_a_new_model_starts_afresh_and_closes_what_its_predecessor_left_open(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    keep(tmp_path, range(40, 60), 1.3)
+    watched(tmp_path)
+    keep(tmp_path, range(60, 60 + WARM), 1.3, model="radar 2")
+    assert watched(tmp_path) == ()
+    keep(tmp_path, range(60 + WARM, 64 + WARM), 1.3, model="radar 2")
+    (alarm,) = watched(tmp_path)
+    assert (alarm.kind, alarm.model) == (RECOVERED, "radar 2")
+    assert standing(history(tmp_path / "alarms.jsonl")) == []
+
+
+def test_what_stands_in_for_a_model_is_not_watched(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    keep(tmp_path, range(40, 80), 1.0, model="extrapolation 1")
+    assert watched(tmp_path) == ()
+
+
+def test_an_alarm_is_a_line_of_plain_json(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    keep(tmp_path, range(40, 60), 1.3)
+    watched(tmp_path)
+    (line,) = (tmp_path / "alarms.jsonl").read_text().splitlines()
+    document = json.loads(line)
+    assert document["kind"] == "skill.degraded"
+    assert document["evidence"]["usual_error_ratio"] == pytest.approx(0.8 * exp(log(1.01)), abs=0.01)
+    assert Alarm.from_json(document).to_json() == document
