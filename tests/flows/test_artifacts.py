@@ -36,7 +36,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_report_has_picture_leads_and_where_everything_is(published: tuple[Path, str]) -> None:
     found = digest(*published)
     text = forecast_text(found)
-    first, _, last = found.shown
+    first, last = found.shown[0], found.shown[-1]
     assert text.count("](data:image/png;base64,iVBOR") == 1
     assert f"![reflectance at +{first} min, " in text
     assert f"+{last} min; one colour scale" in text
