@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.quiet import native_silence
 
 if TYPE_CHECKING:
+    from pipeline.alarms import Alarm
     from pipeline.config import Settings
     from pipeline.qualityreport import Quality
 
@@ -24,6 +27,14 @@ class Told:
     numbers: int
     waiting: int
     fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Alarms that are to be told, as of the newest scene."""
+
+    alarms: tuple[Alarm, ...]
+    now: datetime | None = None
 
 
 def quality(config: Path, *, page: Path | None = None) -> Quality:
@@ -46,6 +57,34 @@ def quality(config: Path, *, page: Path | None = None) -> Quality:
 
         write(found, page)
     return found
+
+
+def due_alarms(config: Path) -> Due:
+    """Alarms that stand and were not told, or not for a while.
+
+    Raises:
+        CubecastError: the configuration cannot be read, or there is no cube.
+    """
+    from pipeline.alarms import history
+    from pipeline.config import load
+    from pipeline.cube import open_cube, store_of
+    from pipeline.reminders import due
+
+    settings = load(config)
+    said = history(settings.paths.alarms)
+    if not said:
+        return Due(())
+    cube = open_cube(store_of(settings))
+    now = cube.layout.axis.valid_time(int(max(cube.observed())))
+    return Due(due(said, settings.paths.told, now, settings.axis.cadence), now)
+
+
+def note_told(config: Path, told: Sequence[Alarm], now: datetime) -> None:
+    """Keeps that alarms were told, as of the newest scene."""
+    from pipeline.config import load
+    from pipeline.reminders import note
+
+    note(load(config).paths.told, told, now)
 
 
 def tell(config: Path) -> Told:

@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.logging import get_run_logger
 
-from flows import model_verbs, verbs
+from flows import model_verbs, quality_verbs, verbs
 from flows.artifacts import progress, show_verification
 from flows.events import CHAMPION_OUTDONE, emit
 from flows.runs import FLOW, QUICK, log_progress
@@ -41,12 +41,23 @@ def verify(config: Path) -> int:
     began = datetime.now(UTC)
     done = score_forecasts(config)
     give_up(began)
-    for alarm in done.alarms:
-        emit(alarm.kind, verbs.product_name(config), asdict(alarm))
+    _tell_of_skill(config, done)
     if done.scored:
         _tell_of_champion(config)
         show_verification(config, done)
     return done.scored
+
+
+def _tell_of_skill(config: Path, done: verbs.Verified) -> None:
+    """Tells of skill that is back, once, and of skill that is lost, again and again until it is back."""
+    product = verbs.product_name(config)
+    for alarm in done.alarms:
+        if not alarm.open:
+            emit(alarm.kind, product, asdict(alarm))
+    due = quality_verbs.due_alarms(config)
+    told = [alarm for alarm in due.alarms if emit(alarm.kind, product, asdict(alarm))]
+    if told and due.now is not None:
+        quality_verbs.note_told(config, told, due.now)
 
 
 def _tell_of_champion(config: Path) -> None:

@@ -80,6 +80,11 @@ class Workspace:
         return self.root / "alarms.jsonl"
 
     @property
+    def told(self) -> Path:
+        """When alarms that stand were last told to who listens."""
+        return self.root / "alarms-told.json"
+
+    @property
     def cache(self) -> Path:
         """What can be made again: aligned training frames."""
         return self.root / "cache"
