@@ -94,7 +94,7 @@ def forecast_text(found: Digest) -> str:
         markdown_table(("lead", "valid", "made by", "input age"), list(_lead_rows(found))),
         "## Skill",
         skill_table(found.skill),
-        *([f"*Mean absolute error of the newest {digest_verbs.NEWEST} runs of {facts.model}*"] if found.skill else []),
+        *([f"*Of the newest {digest_verbs.NEWEST} runs of {facts.model}*"] if found.skill else []),
     ]
     return "\n\n".join(lines)
 
@@ -102,7 +102,7 @@ def forecast_text(found: Digest) -> str:
 def verification_text(product: str, done: verbs.Verified) -> str:
     """A verification's report, Markdown."""
     lost = f" {len(done.lost)} run(s) can never be scored: the cube that they saw is gone." if done.lost else ""
-    alarms = [f"- **{one.kind}** since {one.since}: {one.advice}" for one in done.alarms]
+    alarms = [f"- **{one.kind}** since {time_text(one.since)}: {one.advice}" for one in done.alarms]
     lines = [
         f"# Skill of {product}",
         f"{done.scored} lead(s) scored now, {done.runs} run(s) with scores.{lost}",
@@ -137,11 +137,12 @@ def lineage(found: Digest) -> list[dict[str, str]]:
 
 
 def skill_table(rows: Sequence[ErrorRow]) -> str:
-    """Mean absolute error by lead beside the baselines', and coverage."""
+    """Errors by lead beside the baselines', and coverage."""
     if not rows:
         return "No truth has come yet."
     heads = ("lead", "band", "forecast", "extrapolation", "persistence", "in interval")
-    return markdown_table(heads, [_skill_row(row) for row in rows])
+    note = "*Mean absolute error; in brackets the forecast's against that one's*"
+    return f"{markdown_table(heads, [_skill_row(row) for row in rows])}\n\n{note}"
 
 
 def span_text(span: timedelta) -> str:

@@ -28,6 +28,7 @@ EVERY: Final = "CUBECAST_HEARTBEAT"
 """Environment variable: seconds between two beats, where they are not :data:`SECONDS`."""
 SECONDS: Final = 10.0
 PATIENCE: Final = 20.0  # seconds for one answer of the server
+TRIES: Final = 3  # as often as a look of the sweeper asks, which counts only if it was heard
 
 _beating: dict[UUID, subprocess.Popen[bytes]] = {}
 
@@ -57,7 +58,7 @@ def prove_life(_flow: Any, run: FlowRun, _state: Any) -> None:
 def beat(server: Server, run: str, count: int) -> None:
     """Tells the server that a run lives; a server that does not listen is told the next time."""
     with suppress(OSError):
-        server.call(f"/flow_runs/{run}/labels", {LABEL: f"{count} {time.time():.0f}"}, method="PATCH", tries=1)
+        server.call(f"/flow_runs/{run}/labels", {LABEL: f"{count} {time.time():.0f}"}, method="PATCH", tries=TRIES)
 
 
 def main(run: str) -> None:

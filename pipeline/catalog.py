@@ -267,6 +267,15 @@ def manifest(shelf: Shelf, name: str) -> dict[str, Any] | None:
     return None if text is None else _facts(shelf.path / name, text)
 
 
+def manifest_if_readable(shelf: Shelf, name: str) -> dict[str, Any] | None:
+    """As :func:`manifest`; None, and a warning in the log, also where the disk has damaged it."""
+    try:
+        return manifest(shelf, name)
+    except PublishError as error:
+        _leave_out(error)
+        return None
+
+
 def refresh(shelf: Shelf, days: Iterable[str], *, without: frozenset[str] = frozenset()) -> None:
     """Makes the catalogues of some days, and latest.json, say what is there; the caller keeps other writers out.
 
@@ -304,8 +313,12 @@ def _open_if_readable(shelf: Shelf, name: str) -> PublishedRun | None:
     except WithdrawnError:  # a moment ago
         return None
     except PublishError as error:
-        logging.getLogger("cubecast.catalog").warning("left out: %s", error)
+        _leave_out(error)
         return None
+
+
+def _leave_out(error: PublishError) -> None:
+    logging.getLogger("cubecast.catalog").warning("left out: %s", error)
 
 
 def _catalogue(shelf: Shelf, day: str, without: frozenset[str]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pipeline.catalog import manifest
+from pipeline.catalog import manifest_if_readable
 from pipeline.config import Settings
 from pipeline.cube import open_cube, store_of
 from pipeline.forecast import outlet
@@ -82,7 +82,7 @@ def _began(shelf: Shelf, newest: datetime) -> datetime | None:
     """Init time of the oldest run that is no hindcast: before it nobody forecast."""
     for day in shelf.days():
         for entry in sorted(shelf.entries(day), key=lambda entry: entry.init):
-            facts = manifest(shelf, entry.name) if entry.init < newest else None
+            facts = manifest_if_readable(shelf, entry.name) if entry.init < newest else None
             if facts is not None and facts["specification"].get("as_of") is None:
                 return entry.init
     return None

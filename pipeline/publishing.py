@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import durable
-from pipeline.catalog import SCHEMA_VERSION, as_json, manifest, open_run, refresh
+from pipeline.catalog import SCHEMA_VERSION, as_json, manifest_if_readable, open_run, refresh
 from pipeline.chances import chances
 from pipeline.draft import Draft
 from pipeline.errors import PublishError
@@ -128,7 +128,7 @@ def published_alike(run: RunRecord, outlet: Outlet, *, but: Collection[str]) -> 
     own = json.loads(run.specification)
     shelf = _shelf(outlet)
     entries = [entry for entry in shelf.entries(f"{run.init:%Y/%m/%d}") if entry.init == run.init]
-    for facts in filter(None, (manifest(shelf, entry.name) for entry in entries)):
+    for facts in filter(None, (manifest_if_readable(shelf, entry.name) for entry in entries)):
         specification = facts["specification"]
         then = replace(run, specification=json.dumps(specification, sort_keys=True), snapshot=facts["snapshot"])
         same = {name: value for name, value in specification.items() if name not in but} == own
@@ -141,7 +141,7 @@ def published_by_a_network(run: RunRecord, outlet: Outlet) -> Path | None:
     """Folder of a network's run for the same init time that saw the same scenes; None where there is none."""
     shelf, seen = _shelf(outlet), (iso(run.init), list(run.scenes))
     for entry in shelf.entries(f"{run.init:%Y/%m/%d}"):
-        facts = manifest(shelf, entry.name) if entry.init == run.init and entry.published else None
+        facts = manifest_if_readable(shelf, entry.name) if entry.init == run.init and entry.published else None
         if facts and facts["model"]["source"] == "network" and (facts["init"], facts["scenes"]) == seen:
             return outlet.folder / entry.name
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pipeline.bucket import Location
-from pipeline.catalog import as_json, entries_named, manifest, newest, one_of, refresh
+from pipeline.catalog import as_json, entries_named, manifest_if_readable, newest, one_of, refresh
 from pipeline.record import MANIFEST, iso
 from pipeline.shelf import LEFTOVERS, PINNED, Entry, Shelf, shelf_at
 from pipeline.specs import ForecastSpec
@@ -123,5 +123,5 @@ def _newest_first(shelf: Shelf, entries: list[Entry]) -> list[Entry]:
 
 
 def _created(shelf: Shelf, entry: Entry) -> datetime:
-    facts = manifest(shelf, entry.name)
+    facts = manifest_if_readable(shelf, entry.name)
     return entry.init if facts is None else parse_time(facts["created"])

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect import flow, task
@@ -12,6 +11,7 @@ from flows import artifacts, verbs
 from flows.artifacts import forecast_text, key, lineage, progress, show_forecast, skill_table, verification_text
 from flows.digest_verbs import digest
 from flows.events import resource_id
+from pipeline.alarms import Alarm
 from pipeline.inspect import inspect, write
 from pipeline.metrics import ErrorRow
 from pipeline.synthetic import SyntheticSpec
@@ -36,7 +36,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_report_has_picture_leads_and_where_everything_is(published: tuple[Path, str]) -> None:
     found = digest(*published)
     text = forecast_text(found)
-    first, _, last = found.shown
+    first, last = found.shown[0], found.shown[-1]
     assert text.count("](data:image/png;base64,iVBOR") == 1
     assert f"![reflectance at +{first} min, " in text
     assert f"+{last} min; one colour scale" in text
@@ -66,19 +66,14 @@ def test_a_model_in_mlflow_is_a_link(published: tuple[Path, str], monkeypatch: p
 
 
 def test_skill_is_a_table_of_leads() -> None:
-    assert skill_table([ROW]).splitlines()[-1] == "| +5 min | rain | 0.8 mm/h | 1 (-20 %) | 2 (-60 %) | 79% |"
+    assert skill_table([ROW]).splitlines()[2] == "| +5 min | rain | 0.8 mm/h | 1 (-20 %) | 2 (-60 %) | 79% |"
     assert skill_table([]) == "No truth has come yet."
 
 
 def test_alarms_stand_above_the_table() -> None:
-    @dataclass(frozen=True)
-    class Alarm:
-        kind: str = "skill.degraded"
-        since: str = "2024-06-01 12:00Z"
-        advice: str = "retrain"
-
-    done: Any = type("Done", (), {"scored": 3, "runs": 2, "table": (ROW,), "lost": (), "alarms": (Alarm(),)})
-    text = verification_text("sky", done)
+    time = datetime(2024, 6, 1, 12, tzinfo=UTC)
+    alarm = Alarm("skill.degraded", "error", "sky 1", time, time, {}, "retrain")
+    text = verification_text("sky", verbs.Verified(3, 2, (ROW,), (), (), (alarm,)))
     assert text.index("**skill.degraded** since 2024-06-01 12:00Z: retrain") < text.index("+5 min")
 
 

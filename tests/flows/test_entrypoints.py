@@ -160,7 +160,7 @@ def test_a_flow_returns_the_key_of_what_it_made(prefect_server: None, monkeypatc
         "id", "sky", "3", "run", champion=True, good=True, snapshot="s", epochs=1, validation_skill=0.1, test=()
     )
     monkeypatch.setattr(verbs, "train", lambda config, *, watcher, start: trained)
-    done = verbs.Forecasted("folder", "init", "model", (), fresh=False)
+    done = verbs.Forecasted("folder", "20240601T0600Z", "model", (), fresh=False)
     monkeypatch.setattr(verbs, "forecast", lambda config, *, init: done)
     monkeypatch.setattr(verbs, "missing", lambda config, newest: ())
     assert train(Path("a.toml")) == "models:/sky/3"
@@ -171,7 +171,7 @@ def test_a_flow_returns_the_key_of_what_it_made(prefect_server: None, monkeypatc
 def test_a_flow_warns_in_its_log_of_a_model_that_could_not_be_had(
     prefect_server: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = verbs.Forecasted("folder", "init", "extrapolation 1", (), "MLflow does not answer", fresh=False)
+    done = verbs.Forecasted("folder", "20240601T0600Z", "extrapolation 1", (), "MLflow does not answer", fresh=False)
     monkeypatch.setattr(verbs, "forecast", lambda config, *, init: done)
     monkeypatch.setattr(verbs, "missing", lambda config, newest: ())
     assert forecast(Path("a.toml")) == "folder"

@@ -26,7 +26,7 @@ from pipeline.catalog import find_run, latest, read_run
 from pipeline.errors import PublishError, WithdrawnError
 from pipeline.forecast import forecast, outlet
 from pipeline.predictor import Source
-from pipeline.publishing import publish, published_alike
+from pipeline.publishing import publish, published_alike, published_by_a_network
 from pipeline.raster import encode, read_dn
 from pipeline.record import ModelRef, RunRecord, outlet_of, record_of, run_folder, run_key
 from pipeline.sheets import stored_bands
@@ -396,6 +396,17 @@ def test_a_run_is_found_again_whatever_one_setting_of_it_said(tmp_path: Path) ->
     folder = publish_run(an_outlet(tmp_path), replace(RUN, specification='{"horizon": 2, "widths": [[1.2]]}'))
     assert published_alike(RUN, an_outlet(tmp_path), but=("widths",)) == folder
     assert published_alike(RUN, an_outlet(tmp_path), but=("horizon",)) is None
+
+
+def test_a_damaged_run_of_the_same_init_time_stops_no_other(tmp_path: Path) -> None:
+    outlet = an_outlet(tmp_path)
+    damaged = publish_run(outlet)
+    (damaged / "run.json").write_text("{")
+    other = replace(RUN, scenes=RUN.scenes[1:])
+    assert published_alike(other, outlet, but=()) is None
+    folder = publish_run(outlet, other)
+    assert published_alike(other, outlet, but=()) == folder
+    assert published_by_a_network(other, outlet) == folder
 
 
 def test_a_new_snapshot_with_the_same_scenes_makes_no_second_run(tmp_path: Path) -> None:

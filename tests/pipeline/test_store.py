@@ -15,10 +15,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline import repository
-from pipeline.errors import StoreError
+from pipeline.errors import ServiceError, StoreError
 from pipeline.filesystem import network_kind
 from pipeline.maintenance import collect, expire
-from pipeline.repository import open_repository
+from pipeline.repository import open_repository, trouble
 from pipeline.specs import StoreSpec
 from pipeline.store import BRANCH, Bucket, ConflictError, CubeStore, Fork, Transaction
 
@@ -506,3 +506,11 @@ def test_a_missing_bucket_is_said_in_one_sentence(server: str, remote: CubeStore
         ) as caught:
             look()
         assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_that_does_not_answer_may_come_back_and_a_full_disk_has_to_be_mended() -> None:
+    with pytest.raises(ServiceError), trouble(Bucket("s3://weather/cube")):
+        raise OSError("refused")
+    with pytest.raises(StoreError) as caught, trouble(Path("cube")):
+        raise OSError("no space left")
+    assert not isinstance(caught.value, ServiceError)
