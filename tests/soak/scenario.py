@@ -185,8 +185,8 @@ class Scenario:
 
 
 def scenario(form: Form, seed: int = 0) -> Scenario:
-    """The story of a form; the same seed tells the same one."""
-    chance, sky = random.Random(seed), _sky(form, seed)
+    """The story of a form under one and the same sky; the same seed tells the same one."""
+    chance, sky = random.Random(seed), _sky(form)
     steps = chance.sample(range(1, form.steps - 1), sum(form.faults.values()))
     kinds = [fault for fault, count in form.faults.items() for _ in range(count)]
     faults = dict(zip(steps, kinds, strict=True))
@@ -228,14 +228,13 @@ def _troubles(form: Form, busy: set[int], chance: random.Random) -> dict[int, Tr
     return found | dict(zip(chance.sample(free, len(kills)), kills, strict=True))
 
 
-def _sky(form: Form, seed: int) -> SyntheticSpec:
+def _sky(form: Form) -> SyntheticSpec:
     """Even light, steady wind and clouds that vanish fast, so that what a drift does is the drift's."""
     return SyntheticSpec(
         height=96,
         width=96,
         frames=form.history + form.steps,
         start=datetime(2024, 6, 1, 7, 0, tzinfo=UTC),
-        seed=seed,
         turning=10.0,
         veer=0.0,
         lifetime=0.08,

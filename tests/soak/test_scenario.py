@@ -11,8 +11,10 @@ from pipeline.config import load
 from pipeline.ingest import ingest
 from pipeline.synthetic import synthesise
 from pipeline.synthetic_scenes import NODATA, SCALE
+from tests.soak.full import STORY
 from tests.soak.oracle import Oracle
 from tests.soak.product import GAIN, HORIZON, OFFSET, configure, fill
+from tests.soak.report import DETECTED
 from tests.soak.scenario import FULL, LATEST, SHORT, Arrival, Fault, Form, Scenario, Trouble, scenario
 
 QUIET = Form(steps=8, history=3, faults={}, troubles={})
@@ -62,6 +64,13 @@ def test_runs_are_killed_in_steps_that_owe_a_forecast(form: Form, seed: int) -> 
     kills = [step for step, one in told.troubles.items() if one in (Trouble.WORKER, Trouble.RUN)]
     assert kills
     assert all(told.slot(step) in oracle.forecasts(step) for step in kills)
+
+
+def test_every_scene_of_the_hour_after_the_drift_comes_in_the_story_that_is_replayed() -> None:
+    told = scenario(FULL, STORY)
+    assert FULL.drift is not None
+    hour = {told.slot(FULL.drift + step) for step in range(DETECTED)}
+    assert hour <= set(Oracle(told, HORIZON).came)
 
 
 def test_the_same_seed_tells_the_same_story_and_another_one_another() -> None:
