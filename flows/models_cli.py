@@ -9,9 +9,9 @@ import typer
 from flows.command import STYLE, ConfigOption, DebugOption, JsonOption, errors
 
 if TYPE_CHECKING:
-    from flows.model_verbs import Change, Comparison, Promoted, VersionLine
+    from flows.model_verbs import Change, Comparison, Promoted, Retrained, VersionLine
 
-app = typer.Typer(name="models", help="See the versions of the model, compare, promote, and go back.", **STYLE)
+app = typer.Typer(name="models", help="See the versions of the model, compare, retrain, promote, and go back.", **STYLE)
 
 VersionArgument = Annotated[str, typer.Argument(help="Number of a version, as `models list` shows it.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
@@ -82,6 +82,28 @@ def promote(
 
 
 @app.command()
+def retrain(
+    config: ConfigOption,
+    *,
+    warm: Annotated[bool, typer.Option("--warm", help="Weights start from the champion's, not anew.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote whatever the gate says; needs a reason.")] = False,
+    reason: ReasonOption = "",
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a challenger on the newest snapshot, and promote it if it proves better than the champion."""
+    from flows import console, model_verbs
+
+    with errors(debug=debug):
+        with console.training_bars() as watcher:
+            done = model_verbs.retrain(config, warm=warm, force=force, reason=reason, watcher=watcher)
+        if json:
+            console.as_json(done)
+        else:
+            _settled(done)
+
+
+@app.command()
 def rollback(
     config: ConfigOption, *, reason: ReasonOption = "", json: JsonOption = False, debug: DebugOption = False
 ) -> None:
@@ -125,6 +147,17 @@ def _show(done: Comparison) -> None:
     out.print(console.table(("lead", "RMSE against it", "interval"), numbers))
     if done.promotes:
         out.print(f"To promote it: cubecast models promote {done.version}", markup=False)
+
+
+def _settled(done: Retrained) -> None:
+    from flows import console
+
+    made = f"version {done.version}" if done.version else f"training {done.training}, which MLflow does not know yet"
+    out = console.out()
+    out.print(f"{done.product} {made}: {done.decision}", markup=False)
+    for reason in done.reasons:
+        out.print(f"- {reason}", markup=False)
+    out.print(f"version {done.champion} serves" if done.champion else "nobody serves: extrapolation", markup=False)
 
 
 def _tell(done: Promoted) -> None:

@@ -353,11 +353,11 @@ def _advice(measure: str, *, raised: bool) -> str:
     if measure == ERROR:
         return (
             "look at the newest scenes (cubecast doctor) and at where it is lost (cubecast quality); if the scenes are "
-            "as they should be, train anew: cubecast train"
+            "as they should be, train anew: cubecast models retrain"
         )
     return (
         "intervals hold fewer truths than they promise, though they follow the scores (forecast.follow): do not rely "
-        "on them; if it lasts, train anew, which calibrates them again: cubecast train"
+        "on them; if it lasts, train anew, which calibrates them again: cubecast models retrain"
     )
 
 

@@ -145,7 +145,7 @@ def test_an_alarm_is_told_once_and_says_since_when_how_much_and_what_to_do(tmp_p
     assert alarm.since == START + 41 * STEP  # the valid time of the run at slot 40
     assert alarm.evidence["worse_by"] == pytest.approx(0.5, abs=0.03)
     assert alarm.evidence["error_ratio"] == pytest.approx(1.2, abs=0.03)
-    assert "cubecast train" in alarm.advice
+    assert "cubecast models retrain" in alarm.advice
     before = (tmp_path / "alarms.jsonl").read_bytes()
     assert watched(tmp_path) == ()
     assert (tmp_path / "alarms.jsonl").read_bytes() == before
