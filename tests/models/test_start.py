@@ -60,7 +60,7 @@ def test_what_cannot_go_on_says_why(product: Settings) -> None:
 def test_the_same_training_runs_once_at_a_time(product: Settings) -> None:
     trainings, store = Trainings(product.paths.trainings), CubeStore(product.paths.cube)
     with begun(product, trainings, store, Start.AUTO) as training:
-        with pytest.raises(ModelError, match=f"{training.id} does already.*--fresh"):
+        with pytest.raises(ModelError, match=f"{training.id} does already: wait for its end"):
             begun(product, trainings, store, Start.AUTO)
         with (
             begun(product, trainings, store, Start.FRESH) as beside,
