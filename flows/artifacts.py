@@ -22,6 +22,7 @@ from flows.console import OUR_NAMES, lead_text, time_text
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from flows import model_verbs
     from flows.digest_verbs import Digest
     from models.experiment import Watcher
     from models.training import Progress as TrainingProgress
@@ -70,6 +71,16 @@ def show_training(config: Path, done: verbs.Trained) -> None:
             return
         page = digest_verbs.training_page(config, done.run_id)
         _markdown(key("training", done.model), training_text(done, page), f"Newest training of {done.model}")
+
+
+def show_retraining(config: Path, done: model_verbs.Retrained) -> None:
+    """Shows what came of a challenger, and why."""
+    with _harmless("a retraining's report") as wanted:
+        if not wanted:
+            return
+        page = digest_verbs.training_page(config, done.run_id)
+        name = key("retraining", done.product)
+        _markdown(name, retraining_text(done, page), f"Newest challenger of {done.product}")
 
 
 def forecast_text(found: Digest) -> str:
@@ -125,6 +136,26 @@ def training_text(done: verbs.Trained, page: str) -> str:
     ]
     lines = [f"# Training of {done.model}", markdown_table(("", ""), rows), "## Test part", skill_table(done.test)]
     return "\n\n".join(lines)
+
+
+def retraining_text(done: model_verbs.Retrained, page: str) -> str:
+    """A retraining's report, Markdown."""
+    name = f"{done.product} {done.version}" if done.version else f"{done.training}, which MLflow does not know yet"
+    rows = [
+        ("challenger", f"[{name}]({page})" if page else name),
+        ("decision", done.decision),
+        ("serves now", f"version {done.champion}" if done.champion else "nobody: extrapolation"),
+        *([("asked for by", done.why)] if done.why else []),
+        ("snapshot", f"`{done.snapshot}`"),
+    ]
+    reasons = "\n".join(f"- {reason}" for reason in done.reasons)
+    lines = [
+        f"# Challenger of {done.product}",
+        markdown_table(("", ""), rows),
+        "## Why",
+        reasons or "- nothing was said",
+    ]
+    return "\n\n".join([*lines, "## Test part", skill_table(done.test)])
 
 
 def lineage(found: Digest) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from prefect import flow, task
 from prefect.logging import get_run_logger
 
 from flows import model_verbs
+from flows.artifacts import show_retraining, training_progress
 from flows.runs import FLOW, ONCE, log_watcher
 
 
@@ -17,9 +18,8 @@ def train_challenger(
     config: Path, *, start: str, warm: bool, force: bool, reason: str, why: str
 ) -> model_verbs.Retrained:
     """Trains a challenger, holds it against the champion, and promotes it or says why not."""
-    return model_verbs.retrain(
-        config, start=start, warm=warm, force=force, reason=reason, why=why, watcher=log_watcher()
-    )
+    watcher = training_progress(log_watcher())
+    return model_verbs.retrain(config, start=start, warm=warm, force=force, reason=reason, why=why, watcher=watcher)
 
 
 @flow(name="retrain", **FLOW)
@@ -53,4 +53,5 @@ def retrain(
         log.info("asked for by %s", why)
     done = train_challenger(config, start=start, warm=warm, force=force, reason=reason, why=why)
     log.info("version %s %s: %s", done.version, done.decision, "; ".join(done.reasons))
+    show_retraining(config, done)
     return f"models:/{done.product}/{done.version}" if done.version else f"trainings/{done.training}"

@@ -8,9 +8,19 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 
 from flows import artifacts, verbs
-from flows.artifacts import forecast_text, key, lineage, progress, show_forecast, skill_table, verification_text
+from flows.artifacts import (
+    forecast_text,
+    key,
+    lineage,
+    progress,
+    retraining_text,
+    show_forecast,
+    skill_table,
+    verification_text,
+)
 from flows.digest_verbs import digest
 from flows.events import resource_id
+from flows.model_verbs import Retrained
 from pipeline.alarms import Alarm
 from pipeline.inspect import inspect, write
 from pipeline.metrics import ErrorRow
@@ -75,6 +85,16 @@ def test_alarms_stand_above_the_table() -> None:
     alarm = Alarm("skill.degraded", "error", "sky 1", time, time, {}, "retrain")
     text = verification_text("sky", verbs.Verified(3, 2, (ROW,), (), (), (alarm,)))
     assert text.index("**skill.degraded** since 2024-06-01 12:00Z: retrain") < text.index("+5 min")
+
+
+def test_a_challenger_that_is_kept_back_says_why() -> None:
+    kept = Retrained(
+        "sky", "20240601T1200Z-ab", "2", "run", "SNAP", good=True, promoted=False, decision="keep as challenger",
+        champion="1", reasons=("it is no better",), wanted=96, why="skill.degraded", test=(ROW,),
+    )  # fmt: skip
+    text = retraining_text(kept, "http://mlflow/#/runs/run")
+    for part in ("[sky 2](http://mlflow/#/runs/run)", "keep as challenger", "version 1", "- it is no better", "+5 min"):
+        assert part in text
 
 
 @pytest.mark.parametrize("product", ["hrv_1km", "a-b", "x__y"])
