@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 CLOCKS: Final = timedelta(seconds=5)  # how far the clocks of a worker and of the server may differ
 
 
-def give_up(since: datetime) -> int:
+def give_up(since: datetime, *, but: Collection[str] = ()) -> int:
     """Cancels what waits behind the run that calls this, was asked for before ``since`` and asks for the same.
 
     A deployment runs once at a time, and the others queue: so none is lost that an event asked for after this run had
@@ -20,13 +21,14 @@ def give_up(since: datetime) -> int:
 
     Args:
         since: before this run began to read, UTC.
+        but: parameters that may differ: remarks, which change nothing of what is done.
 
     Returns:
         How many gave up; faults of the server are no faults of the run.
     """
     try:
         own = _own_run()
-        return 0 if own is None or own.deployment_id is None else _cancel_behind(own, since)
+        return 0 if own is None or own.deployment_id is None else _cancel_behind(own, since, frozenset(but))
     except Exception as error:  # noqa: BLE001 - those that still wait do nothing twice
         logging.getLogger("cubecast.flows").warning("runs that wait were left: %s: %s", type(error).__name__, error)
         return 0
@@ -39,7 +41,7 @@ def _own_run() -> FlowRun | None:
     return None if context is None else context.flow_run
 
 
-def _cancel_behind(own: FlowRun, since: datetime) -> int:
+def _cancel_behind(own: FlowRun, since: datetime, but: frozenset[str]) -> int:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
@@ -59,7 +61,12 @@ def _cancel_behind(own: FlowRun, since: datetime) -> int:
     )
     done = Cancelled(message=f"{own.name} ({own.id}) has done what this run was for")
     with get_client(sync_client=True) as client:
-        waiting = [run for run in client.read_flow_runs(flow_run_filter=wanted) if run.parameters == own.parameters]
+        found = client.read_flow_runs(flow_run_filter=wanted)
+        waiting = [run for run in found if _asked(run, but) == _asked(own, but)]
         for run in waiting:
             client.set_flow_run_state(run.id, done)
     return len(waiting)
+
+
+def _asked(run: FlowRun, but: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in run.parameters.items() if name not in but}

@@ -311,12 +311,12 @@ def _publishable(trial: Trial) -> Condition:
 
 
 def told(found: Evidence) -> str:
-    """An error relative to another one, in words.
+    """An error relative to another one, in words; without an interval where the evidence is too little for one.
 
     >>> told(Evidence(0.081, 0.02, 0.14, 0.98, 60, 10))
     '8.1 % larger (98 % interval +2.0 to +14.0 %)'
     """
-    return f"{_apart(found.estimate)} ({_interval(found)})"
+    return f"{_apart(found.estimate)} ({_interval(found)})" if found.sufficient else _apart(found.estimate)
 
 
 def _apart(part: float) -> str:

@@ -15,7 +15,8 @@ from typing import Final
 from pipeline import durable
 from pipeline.alarms import Alarm, standing
 
-AGAIN: Final = 12  # scenes
+AGAIN: Final = 8
+"""Scenes: no fewer than the independent blocks that a comparison asks for (:data:`significance.LEAST_BLOCKS`)."""
 
 
 def due(said: Sequence[Alarm], path: Path, now: datetime, cadence: timedelta) -> tuple[Alarm, ...]:

@@ -27,7 +27,7 @@ def test_a_server_that_is_gone_fails_no_run(monkeypatch: pytest.MonkeyPatch, cap
 
 
 @flow(name="waits", persist_result=False)
-def waits(config: str, init: str | None = None) -> None:
+def waits(config: str, init: str | None = None, why: str = "") -> None:
     """Never called."""
 
 
@@ -51,8 +51,12 @@ def test_those_give_up_that_were_asked_for_before_and_ask_for_the_same(
         own = asked(-9, Running())
         before, after = asked(-1), asked(1)
         hindcast = asked(-1, init="2024-06-01T12:00Z")
+        remark = asked(-1, why="skill.degraded")
         monkeypatch.setattr("flows.waiting._own_run", lambda: own)
         assert give_up(began) == 1
+        assert client.read_flow_run(remark.id).state_name == "Scheduled"
+        assert give_up(began, but=("why",)) == 1
+        assert client.read_flow_run(remark.id).state_name == "Cancelled"
         left: dict[UUID, str] = {
             one.id: str(client.read_flow_run(one.id).state_name) for one in (own, before, after, hindcast)
         }

@@ -22,7 +22,7 @@ def told(path: Path, said: list[Alarm], scene: int) -> tuple[Alarm, ...]:
     return found
 
 
-def test_an_alarm_that_stands_is_told_every_dozen_scenes(tmp_path: Path) -> None:
+def test_an_alarm_that_stands_is_told_again_and_again(tmp_path: Path) -> None:
     path = tmp_path / "told.json"
     scenes = [scene for scene in range(3 * AGAIN) if told(path, [alarm()], scene)]
     assert scenes == [0, AGAIN, 2 * AGAIN]

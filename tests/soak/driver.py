@@ -26,8 +26,6 @@ SETTLED = ON_TIME.total_seconds()
 """Seconds after which the next scene comes whatever has become of the last one; in life it comes then, too."""
 TRAINED = 600.0  # seconds for the first champion
 AT_REST = 240.0  # seconds for the last runs to end
-AGAIN = 8
-"""Steps from one retraining to the next, while the alarm stands; in life a schedule does it."""
 LIMIT = 95 * 60.0  # seconds after which no further step begins
 STARTS = "180"  # seconds that a run may take to start, however often it beats
 LOOK = 1.0  # seconds between two looks
@@ -87,7 +85,6 @@ class Soak:
     dropped: dict[int, datetime] = field(default_factory=dict)
     alarms: list[Told] = field(default_factory=list)
     usage: list[Usage] = field(default_factory=list)
-    retrained: int = -1
     _forgone: Lack = field(default_factory=lambda: Lack())
     _began: float = field(default_factory=time.monotonic)
 
@@ -161,23 +158,13 @@ class Soak:
         return Lack(frozenset(undecided), slots, frozenset(leads)) - self._forgone
 
     def hear(self, step: int) -> None:
-        """Notes new alarms, and asks for another retraining where the last one has not helped."""
+        """Notes new alarms; retrainings are asked for by their events."""
         for kind, measure in gathering.alarms(self.settings)[len(self.alarms) :]:
             self.alarms.append(Told(step, kind, measure))
             say(f"    {kind} ({measure})")
-        errors = [one for one in self.alarms if one.measure == "error"]
-        if not errors or errors[-1].kind != "skill.degraded":
-            return
-        last = max(self.retrained, errors[-1].step)
-        if step - last >= AGAIN and not self.services.runs(name="retrain"):
-            self.services.request(f"retrain/{NAME}", why="the alarm still stands")
-            self.retrained = step
-            say("    the alarm stands: another retraining is asked for")
 
     def rest(self) -> tuple[str, ...]:
-        """Verifies what the next scene would, and waits until nothing runs any more; what still does."""
-        last = self.services.request(f"verify/{NAME}")
-        wait_until(lambda: self.services.state(last) in DONE, AT_REST, 2.0)
+        """Waits until nothing runs any more; what still does."""
         wait_until(lambda: not self.services.stuck(), AT_REST, 2.0)
         return tuple(self.services.stuck())
 
