@@ -80,7 +80,7 @@ def window_of(bounds: tuple[float, float, float, float], grid: GeoBox) -> Window
         bounds: min x, min y, max x, max y in the grid's CRS; on a rotated grid the window around them.
         grid: the grid.
 
-    >>> window_of((10, 0, 30, 15), geobox("EPSG:32633", (10, 0, 0, 0, -10, 40), (4, 5)))
+    >>> window_of((10, 0, 30, 14), geobox("EPSG:32633", (10, 0, 0, 0, -10, 40), (4, 5)))
     Window(y0=3, y1=4, x0=1, x1=3)
     """
     left, bottom, right, top = bounds

@@ -99,11 +99,15 @@ class Interrupted:
 
 def test_ctrl_c_in_the_network_publishes_nothing(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.registry.open_registry", lambda *_, **__: Interrupted())
-    settings, before = load(ingested), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        by_champion(settings, None, None)
+    settings = load(ingested)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            by_champion(settings, None, None)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not settings.paths.forecasts.exists()
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def forecasting_under(deadline: str, product: Path) -> subprocess.Popen[str]:

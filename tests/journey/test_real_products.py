@@ -101,7 +101,8 @@ def test_the_first_good_model_is_champion_and_is_scored_against_both_baselines(t
 
 def test_there_is_a_geotiff_for_every_lead_and_a_repeat_changes_nothing(travelled: Travelled) -> None:
     assert len(travelled.files) == travelled.settings.samples.horizon
-    assert travelled.again == travelled.forecast
+    assert (travelled.forecast["fresh"], travelled.again["fresh"]) == (True, False)
+    assert travelled.again | {"fresh": True} == travelled.forecast
 
 
 def test_a_forecast_lies_on_the_scenes_grid_in_sixteenths_of_their_steps(travelled: Travelled) -> None:
