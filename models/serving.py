@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from models.journal import MODEL_FILE
@@ -134,6 +134,7 @@ class Asked:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._asking = Lock()
         self._answers: list[Version | ServiceError | None] = []
 
     @property
@@ -150,12 +151,10 @@ class Asked:
         """See :class:`Source`."""
         if number is not None:
             return self._source.find(number)
-        if not self._answers:
-            try:
-                self._answers.append(within(self.answer_within, lambda: self._source.find(None)))
-            except ServiceError as error:
-                self._answers.append(error)
-        (answer,) = self._answers
+        with self._asking:  # who gave up waiting has left a thread here, which still hears the answer
+            if not self._answers:
+                self._answers.append(self._hear())
+            (answer,) = self._answers
         if isinstance(answer, ServiceError):
             raise answer
         return answer
@@ -163,6 +162,12 @@ class Asked:
     def fetch(self, version: Version) -> Files:
         """See :class:`Source`."""
         return self._source.fetch(version)
+
+    def _hear(self) -> Version | ServiceError | None:
+        try:
+            return within(self.answer_within, lambda: self._source.find(None))
+        except ServiceError as error:
+            return error
 
 
 def version(settings: Settings, source: Source, number: str) -> Network:
