@@ -14,7 +14,7 @@ from flows.events import FORECAST_LATE, FORECAST_PUBLISHED, emit
 from flows.logs import about
 from flows.runs import FLOW, LATER, QUICK
 from flows.waiting import give_up
-from pipeline.errors import WithdrawnError
+from pipeline.errors import NoCubeError, WithdrawnError
 from pipeline.specs import UtcTime
 from pipeline.times import parse_time
 
@@ -47,7 +47,7 @@ def forecast(config: Path, init: UtcTime | None = None) -> str:
             or with ``forecast.issue = "due"`` the newest slot that is due.
 
     Returns:
-        Folder of the newest run; empty where that was withdrawn.
+        Folder of the newest run; empty where that was withdrawn, or no scene has come yet.
     """
     if init is not None:
         return _shown(config, publish_forecast(config, init)).run
@@ -62,11 +62,14 @@ def forecast(config: Path, init: UtcTime | None = None) -> str:
 
 
 def _newest(config: Path) -> verbs.Forecasted | None:
-    """Publishes the newest run, for all who have asked for it so far; None where a person has taken it back."""
+    """Publishes the newest run, for all who have asked for it so far; None where there is none to publish."""
     began = datetime.now(UTC)
     try:
         done = _shown(config, publish_forecast(config, None))
-    except WithdrawnError as error:
+    except NoCubeError as error:  # a new product's schedule runs before its first scene
+        get_run_logger().info("nothing to forecast from yet: %s", error)
+        return None
+    except WithdrawnError as error:  # a person has taken it back
         get_run_logger().warning("%s", error)
         return None
     give_up(began)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,14 +29,6 @@ class Told:
     fault: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """Alarms that are to be told, as of the newest scene."""
-
-    alarms: tuple[Alarm, ...]
-    now: datetime | None = None
-
-
 def quality(config: Path, *, page: Path | None = None) -> Quality:
     """What published forecasts are worth: errors, skill, coverage, ages, rungs, latency, alarms.
 
@@ -59,7 +51,7 @@ def quality(config: Path, *, page: Path | None = None) -> Quality:
     return found
 
 
-def due_alarms(config: Path) -> Due:
+def due_alarms(config: Path) -> tuple[Alarm, ...]:
     """Alarms that stand and were not told, or not for a while.
 
     Raises:
@@ -67,24 +59,36 @@ def due_alarms(config: Path) -> Due:
     """
     from pipeline.alarms import history
     from pipeline.config import load
-    from pipeline.cube import open_cube, store_of
     from pipeline.reminders import due
 
     settings = load(config)
     said = history(settings.paths.alarms)
-    if not said:
-        return Due(())
-    cube = open_cube(store_of(settings))
-    now = cube.layout.axis.valid_time(int(max(cube.observed())))
-    return Due(due(said, settings.paths.told, now, settings.axis.cadence), now)
+    return due(said, settings.paths.told, _newest_scene(settings), settings.axis.cadence) if said else ()
 
 
-def note_told(config: Path, told: Sequence[Alarm], now: datetime) -> None:
-    """Keeps that alarms were told, as of the newest scene."""
+def is_due(config: Path, name: str) -> bool:
+    """As :func:`due_alarms`, for something else that stands; see :func:`pipeline.reminders.is_due`."""
+    from pipeline.config import load
+    from pipeline.reminders import is_due as asked
+
+    settings = load(config)
+    return asked(name, settings.paths.told, _newest_scene(settings), settings.axis.cadence)
+
+
+def note_told(config: Path, names: Iterable[str]) -> None:
+    """Keeps what was told, as of the newest scene."""
     from pipeline.config import load
     from pipeline.reminders import note
 
-    note(load(config).paths.told, told, now)
+    settings = load(config)
+    note(settings.paths.told, names, _newest_scene(settings))
+
+
+def _newest_scene(settings: Settings) -> datetime:
+    from pipeline.cube import open_cube, store_of
+
+    cube = open_cube(store_of(settings))
+    return cube.layout.axis.valid_time(int(max(cube.observed())))
 
 
 def tell(config: Path) -> Told:

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from flows import model_verbs
 from flows.artifacts import show_retraining, training_progress
 from flows.runs import FLOW, ONCE, log_watcher
-from flows.waiting import give_up
+from flows.waiting import give_up, in_turn
 
 
 @task(**ONCE)
@@ -21,7 +21,8 @@ def train_challenger(
 ) -> model_verbs.Retrained:
     """Trains a challenger, holds it against the champion, and promotes it or says why not."""
     watcher = training_progress(log_watcher())
-    return model_verbs.retrain(config, start=start, warm=warm, force=force, reason=reason, why=why, watcher=watcher)
+    asked = {"start": start, "warm": warm, "force": force, "reason": reason, "why": why}
+    return in_turn(lambda: model_verbs.retrain(config, **asked, watcher=watcher), get_run_logger().info)
 
 
 @flow(name="retrain", **FLOW)

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Literal
 
 from prefect import flow, task
+from prefect.logging import get_run_logger
 
 from flows import verbs
 from flows.artifacts import show_training, training_progress
 from flows.runs import FLOW, ONCE, log_watcher
+from flows.waiting import in_turn
 
 
 @task(**ONCE)
 def train_network(config: Path, start: str) -> verbs.Trained:
     """Trains the network and registers it."""
-    return verbs.train(config, watcher=training_progress(log_watcher()), start=start)
+    watcher = training_progress(log_watcher())
+    return in_turn(lambda: verbs.train(config, watcher=watcher, start=start), get_run_logger().info)
 
 
 @flow(name="train", **FLOW)

@@ -55,14 +55,17 @@ def _tell_of_skill(config: Path, done: verbs.Verified) -> None:
         if not alarm.open:
             emit(alarm.kind, product, asdict(alarm))
     due = quality_verbs.due_alarms(config)
-    told = [alarm for alarm in due.alarms if emit(alarm.kind, product, asdict(alarm))]
-    if told and due.now is not None:
-        quality_verbs.note_told(config, told, due.now)
+    told = [alarm.name for alarm in due if emit(alarm.kind, product, asdict(alarm))]
+    if told:
+        quality_verbs.note_told(config, told)
 
 
 def _tell_of_champion(config: Path) -> None:
-    """Tells where a champion on probation does worse than its predecessor."""
+    """Tells where a champion on probation does worse than its predecessor, again and again until it is rolled back."""
     watched = watch_champion(config)
-    if watched is not None and watched.alarm:
-        get_run_logger().warning("%s", watched.alarm)
-        emit(CHAMPION_OUTDONE, watched.product, asdict(watched))
+    if watched is None or not watched.alarm:
+        return
+    get_run_logger().warning("%s", watched.alarm)
+    name = f"champion {watched.champion}"
+    if quality_verbs.is_due(config, name) and emit(CHAMPION_OUTDONE, watched.product, asdict(watched)):
+        quality_verbs.note_told(config, [name])

@@ -1,16 +1,44 @@
-"""Runs that wait for their turn while there is nothing left for them to do: they give it up."""
+"""Runs that wait for their turn, and give it up where there is nothing left for them to do."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pipeline.errors import BusyError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 CLOCKS: Final = timedelta(seconds=5)  # how far the clocks of a worker and of the server may differ
+PAUSE: Final = 10.0  # seconds between two tries to begin
+
+Done = TypeVar("Done")
+
+
+def in_turn(work: Callable[[], Done], told: Callable[[str], None], *, pause: float = PAUSE) -> Done:
+    """Does what only one may do at a time: while another one does, it is waited for.
+
+    A deployment queues its own runs, but a training and a retraining are two deployments of one trainer, and a person
+    trains beside both. The task's time limit ends the waiting.
+
+    Args:
+        work: raises :class:`~pipeline.errors.BusyError` while it is another one's turn, before it does anything.
+        told: hears whom it waits for, once.
+        pause: seconds between two tries.
+    """
+    waits = False
+    while True:
+        try:
+            return work()
+        except BusyError as error:
+            if not waits:
+                told(f"waits for its turn: {error}")
+            waits = True
+            time.sleep(pause)
 
 
 def give_up(since: datetime, *, but: Collection[str] = ()) -> int:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from models.journal import Entry, Journal, Kind, Status
 from pipeline.durable import make_folders, move_folder, replace_text, sync
-from pipeline.errors import ModelError
+from pipeline.errors import BusyError, ModelError
 
 KEPT = 5  # finished trainings
 TRIES = 5  # to take a lock, in half a second
@@ -161,7 +161,7 @@ class Trainings:
         """No other process trains for the product as long as the block runs; a dead one's lock is free at once.
 
         Raises:
-            ModelError: one does.
+            BusyError: one does.
         """
         make_folders(self.root)
         with _lock(self.root, TRIES) as free:
@@ -171,7 +171,7 @@ class Trainings:
                     f"one training of a product runs at a time, {busy} does already: wait for its end (cubecast "
                     "tracking status), or stop it; the next one goes on from there"
                 )
-                raise ModelError(msg)
+                raise BusyError(msg)
             yield
 
     @contextmanager

@@ -113,6 +113,11 @@ class Alarm:
     advice: str
 
     @property
+    def name(self) -> str:
+        """Tells it from others; its first word is what it measures."""
+        return f"{self.measure} {self.at.isoformat()}"
+
+    @property
     def open(self) -> bool:
         """Whether skill is lost."""
         return self.kind == DEGRADED

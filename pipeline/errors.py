@@ -30,6 +30,13 @@ class StoreError(CubecastError):
     """The cube cannot be created, opened or written."""
 
 
+class NoCubeError(StoreError):
+    """Nothing was ever ingested."""
+
+    def __init__(self, location: object) -> None:
+        super().__init__(f"a cube is made by ingest, but {location} holds none: run cubecast ingest first")
+
+
 class NotEnoughFramesError(CubecastError):
     """Too few observed slots for what was asked."""
 
@@ -44,6 +51,10 @@ class NoSkillError(CubecastError):
 
 class ModelError(CubecastError):
     """No usable model: none registered, or one that does not fit the product."""
+
+
+class BusyError(ModelError):
+    """Another process trains for the product now; later it does not."""
 
 
 class PublishError(CubecastError):

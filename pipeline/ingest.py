@@ -23,13 +23,12 @@ from pipeline.admit import admit, refusal
 from pipeline.config import Settings
 from pipeline.cube import open_cube, store_of
 from pipeline.durable import locked, replace_text
-from pipeline.errors import SceneError, StoreError
+from pipeline.errors import NoCubeError, SceneError, StoreError
 from pipeline.geotiff import check_size
 from pipeline.inbox import Inbox, open_inbox
 from pipeline.ledger import WITHDRAWN, Entry, FileKey, Ledger, State
 from pipeline.mosaic import Arrival
 from pipeline.reader import readers
-from pipeline.repository import NoCubeError
 from pipeline.scene import Fit, Staged, blaming_mask, check, check_mask, identify, mask_path
 from pipeline.scenetable import SceneRow
 from pipeline.schema import Layout

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipeline.bucket import Bucket
 from pipeline.durable import make_folders, sync
-from pipeline.errors import StoreError
+from pipeline.errors import NoCubeError, StoreError
 from pipeline.filesystem import sync_filesystem
-from pipeline.repository import BRANCH, NoCubeError, open_repository, sweep_bucket, trouble
+from pipeline.repository import BRANCH, open_repository, sweep_bucket, trouble
 from pipeline.store import CubeStore
 
 # A writer's chunks belong to no snapshot until it commits: deleted under it they leave a snapshot with holes.

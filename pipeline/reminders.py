@@ -28,14 +28,26 @@ def due(said: Sequence[Alarm], path: Path, now: datetime, cadence: timedelta) ->
         now: valid time of the newest scene, UTC: time that brings no scenes brings nothing new to tell.
         cadence: from scene to scene.
     """
+    return tuple(one for one in standing(said) if is_due(one.name, path, now, cadence))
+
+
+def is_due(name: str, path: Path, now: datetime, cadence: timedelta) -> bool:
+    """Whether something that stands was never told, or not for :data:`AGAIN` scenes.
+
+    Args:
+        name: its kind, a space, and what tells it from others of its kind.
+        path: as in :func:`due`.
+        now: as in :func:`due`.
+        cadence: as in :func:`due`.
+    """
     told = _told(path)
-    return tuple(one for one in standing(said) if _name(one) not in told or now - told[_name(one)] >= AGAIN * cadence)
+    return name not in told or now - told[name] >= AGAIN * cadence
 
 
-def note(path: Path, alarms: Iterable[Alarm], now: datetime) -> None:
-    """Keeps what was told, as of the newest scene; of each measure the last."""
+def note(path: Path, names: Iterable[str], now: datetime) -> None:
+    """Keeps what was told, as of the newest scene; of each kind the last."""
     known = {name.partition(" ")[0]: (name, time) for name, time in _told(path).items()}
-    known |= {one.measure: (_name(one), now) for one in alarms}
+    known |= {name.partition(" ")[0]: (name, now) for name in names}
     durable.replace_text(path, json.dumps({name: time.isoformat() for name, time in known.values()}) + "\n")
 
 
@@ -43,7 +55,3 @@ def _told(path: Path) -> dict[str, datetime]:
     if not path.is_file():
         return {}
     return {name: datetime.fromisoformat(time) for name, time in json.loads(path.read_text(encoding="utf-8")).items()}
-
-
-def _name(alarm: Alarm) -> str:
-    return f"{alarm.measure} {alarm.at.isoformat()}"

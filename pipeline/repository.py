@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from pipeline.bucket import Bucket, Location
 from pipeline.durable import move_folder
-from pipeline.errors import StoreAwayError, StoreError
+from pipeline.errors import NoCubeError, StoreAwayError, StoreError
 from pipeline.filesystem import sync_filesystem
 
 BRANCH = "main"
@@ -21,13 +21,6 @@ WRITING = "writing-"  # branches of a writer at work; what a killed one leaves i
 MANIFEST_SLOTS = 64
 LOOKS = 20
 PAUSE = 0.2  # s
-
-
-class NoCubeError(StoreError):
-    """Nothing was ever ingested."""
-
-    def __init__(self, location: Location) -> None:
-        super().__init__(f"a cube is made by ingest, but {location} holds none: run cubecast ingest first")
 
 
 def open_repository(location: Location) -> Any:

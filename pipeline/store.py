@@ -18,12 +18,11 @@ from zarr.errors import GroupNotFoundError
 from pipeline.bucket import Bucket, Location
 from pipeline.chunkio import tune
 from pipeline.durable import locked
-from pipeline.errors import StoreError
+from pipeline.errors import NoCubeError, StoreError
 from pipeline.filesystem import check_local
 from pipeline.repository import (
     BRANCH,
     MANIFEST_SLOTS,
-    NoCubeError,
     make_repository,
     open_repository,
     point,

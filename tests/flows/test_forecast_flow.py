@@ -14,7 +14,7 @@ from prefect.logging import disable_run_logger
 from flows import forecast as flows_forecast
 from flows import verbs
 from flows.events import FORECAST_LATE, FORECAST_PUBLISHED
-from pipeline.errors import PublishError, WithdrawnError
+from pipeline.errors import NoCubeError, PublishError, WithdrawnError
 from pipeline.times import stamp
 
 CONFIG = Path("sky.toml")
@@ -131,6 +131,21 @@ def test_a_newest_run_that_was_withdrawn_is_no_failure(run: Any) -> None:
     service = Service([4], published=[1], withdrawn=True)
     assert run(service) == ""
     assert service.published == [1]
+
+
+def test_before_the_first_scene_there_is_nothing_to_forecast_and_nothing_failed(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service([1])
+    monkeypatch.setattr(service, "forecast", _without_cube)
+    assert run(service) == ""
+    assert (service.told, service.released) == ([], 0)
+    with pytest.raises(NoCubeError, match="run cubecast ingest first"):
+        run(service, slot(1))  # who asks for a hindcast is told
+
+
+def _without_cube(config: Path, *, init: datetime | None) -> verbs.Forecasted:
+    raise NoCubeError("work/cube")
 
 
 def test_runs_that_wait_are_released_each_time_the_newest_is_there(run: Any) -> None:

@@ -10,7 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running, Scheduled
 
-from flows.waiting import CLOCKS, give_up
+from flows.waiting import CLOCKS, give_up, in_turn
+from pipeline.errors import BusyError, ModelError
 
 
 def test_outside_of_a_deployment_nobody_waits() -> None:
@@ -61,3 +62,24 @@ def test_those_give_up_that_were_asked_for_before_and_ask_for_the_same(
             one.id: str(client.read_flow_run(one.id).state_name) for one in (own, before, after, hindcast)
         }
     assert left == {own.id: "Running", before.id: "Cancelled", after.id: "Scheduled", hindcast.id: "Scheduled"}
+
+
+def test_the_turn_of_another_one_is_waited_for_and_told_once() -> None:
+    turns, heard = iter((BusyError("one trains"), BusyError("one trains"), "trained")), []
+
+    def work() -> str:
+        turn = next(turns)
+        if isinstance(turn, BusyError):
+            raise turn
+        return turn
+
+    assert in_turn(work, heard.append, pause=0.0) == "trained"
+    assert heard == ["waits for its turn: one trains"]
+
+
+def test_what_fails_in_its_turn_fails() -> None:
+    def work() -> None:
+        raise ModelError("the training diverges")
+
+    with pytest.raises(ModelError, match="diverges"):
+        in_turn(work, pytest.fail)

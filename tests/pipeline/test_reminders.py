@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pipeline.alarms import COVERAGE, DEGRADED, ERROR, RECOVERED, Alarm
-from pipeline.reminders import AGAIN, due, note
+from pipeline.reminders import AGAIN, due, is_due, note
 
 START = datetime(2024, 6, 1, tzinfo=UTC)
 STEP = timedelta(minutes=5)
@@ -18,7 +18,7 @@ def told(path: Path, said: list[Alarm], scene: int) -> tuple[Alarm, ...]:
     """What is told as of a scene, and noted."""
     now = START + scene * STEP
     found = due(said, path, now, STEP)
-    note(path, found, now)
+    note(path, [one.name for one in found], now)
     return found
 
 
@@ -49,3 +49,14 @@ def test_each_measure_has_its_own_clock(tmp_path: Path) -> None:
     assert told(path, [error], 0) == (error,)
     assert told(path, [error, coverage], 3) == (coverage,)
     assert told(path, [error, coverage], AGAIN) == (error,)
+
+
+def test_something_else_that_stands_has_its_own_clock_too(tmp_path: Path) -> None:
+    path = tmp_path / "told.json"
+    told(path, [alarm()], 0)
+    assert is_due("champion 3", path, START, STEP)
+    note(path, ["champion 3"], START)
+    assert not is_due("champion 3", path, START + (AGAIN - 1) * STEP, STEP)
+    assert is_due("champion 3", path, START + AGAIN * STEP, STEP)
+    assert is_due("champion 4", path, START, STEP)
+    assert not told(path, [alarm()], AGAIN - 1)
