@@ -180,15 +180,16 @@ def bootstrap(
     span = len(times) * step  # what init times stand for: gaps hold none
     blocks = independent_blocks(times, block)
     length = max(block, step) if blocks >= 2 else max(span / 2, step)
-    draws = max(round(span / length), 2)
+    held = float(_members(times, length, step).sum(axis=1).mean())  # init times in a block: fewer where there are gaps
+    draws = max(round(len(times) / held), 2)
     weights = _weights(tuple(times.tolist()), length, step, draws, (how.count, how.seed))
     means = np.tensordot(weights, sums, axes=1)
     values = statistic(means)
     estimate = float(statistic(sums.mean(axis=0, keepdims=True))[0])
     if not np.isfinite(estimate):
         return Evidence(estimate, float("nan"), float("nan"), how.level, len(times), blocks)
-    missed = _missed(_influences(statistic, sums, estimate), times, max(round(length / step), 1))
-    stretch = missed * _stretch(max(round(blocks / missed**2), blocks // 2, 2), how.level) * sqrt(draws * length / span)
+    missed = _missed(_influences(statistic, sums, estimate), times, max(round(held), 1))
+    stretch = missed * _stretch(max(round(blocks / missed**2), blocks // 2, 2), how.level) * sqrt(draws * held / len(times))
     tails = np.array([0.5 - how.level / 2, 0.5, 0.5 + how.level / 2])
     below, middle, above = np.quantile(values, tails) if np.isfinite(values).all() else np.full(3, np.nan)
     low, high = (float(estimate + stretch * (end - middle)) for end in (below, above))

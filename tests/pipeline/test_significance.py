@@ -186,3 +186,15 @@ def test_times_that_do_not_ascend_are_refused(slots: list[int]) -> None:
 def test_errors_without_a_partner_are_refused() -> None:
     with pytest.raises(ValueError, match="pairs"):
         relative_difference([1, 2, 3], [1, 2], [0, 1, 2], 1)
+
+
+def test_an_interval_is_hardly_wider_or_narrower_for_a_gap_more_or_less_between_init_times() -> None:
+    chance = np.random.default_rng(3)
+
+    def width(count: int) -> float:
+        """Of white noise at 96 init times, evenly spread over more of them: gaps of one and two slots take turns."""
+        slots = np.linspace(0, count - 1, 96).round()
+        found = [bootstrap(chance.standard_normal(96), lambda means: means, slots, 12) for _ in range(60)]
+        return float(np.mean([one.high - one.low for one in found]))
+
+    assert width(150) == pytest.approx(width(142), rel=0.15)  # the median gap of the one is two slots, of the other one
