@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -45,10 +46,12 @@ class Watch:
     Attributes:
         champion: version on probation.
         previous: version that served before.
+        since: when it was promoted, UTC.
     """
 
     champion: str
     previous: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def watched(settings: Settings, history: History) -> Watch | None:
     last = next((one for one in reversed(history.entries()) if one.step is not Step.KEPT), None)
     if last is None or not settings.models.probation or last.step not in {Step.PROMOTED, Step.FORCED}:
         return None
-    return None if last.before is None else Watch(last.version, last.before)
+    return None if last.before is None else Watch(last.version, last.before, last.time)
 
 
 def rival(settings: Settings, shelf: Shelf, history: History) -> Rival | None:
@@ -91,7 +94,8 @@ def rival(settings: Settings, shelf: Shelf, history: History) -> Rival | None:
     watch = watched(settings, history)
     if watch is None or len(_shared(settings, watch)) >= settings.models.probation:
         return None
-    return Rival(_model(settings, watch.champion), Predecessor(settings, shelf, watch.previous))
+    predecessor = Predecessor(settings, shelf, watch.previous)
+    return Rival(_model(settings, watch.champion), predecessor, _model(settings, watch.previous))
 
 
 def probation(settings: Settings, history: History, config: Path) -> Probation | None:
@@ -183,10 +187,15 @@ Cells = dict[tuple[int, str], tuple[float, float]]
 
 
 def _shared(settings: Settings, watch: Watch) -> list[tuple[int, Cells]]:
-    """Slot and errors of the runs that both have answered, oldest first, one an init time."""
-    axis, model = settings.axis.axis(), _model(settings, watch.champion)
-    runs = ((run, _cells(run)) for run in book(settings.paths.verification) if run.model == model)
-    return sorted({axis.slot(run.init): cells for run, cells in runs if cells}.items())
+    """Slot and errors of the first runs that both have answered, as many as are wanted, one an init time."""
+    axis, found = settings.axis.axis(), dict[int, Cells]()
+    asked = (_model(settings, watch.champion), _model(settings, watch.previous))
+    for run in book(settings.paths.verification, since=watch.since):
+        if (run.model, run.rival) == asked and (cells := _cells(run)):
+            found[axis.slot(run.init)] = cells
+        if len(found) >= settings.models.probation:
+            break
+    return sorted(found.items())
 
 
 def _cells(run: RunScores) -> Cells:

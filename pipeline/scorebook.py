@@ -67,12 +67,15 @@ class RunScores:
         init: its init time, UTC.
         model: name and version of what made it.
         scores: of the leads that truth has met.
+        rival: name and version of the model whose errors stand as :data:`pipeline.scoring.PREVIOUS`; empty: none was
+            asked when the first lead was scored.
     """
 
     run_key: str
     init: datetime
     model: str
     scores: tuple[Score, ...]
+    rival: str = ""
 
     def scored_leads(self) -> set[int]:
         """Lead times, in minutes, whose truth has been met."""
@@ -90,7 +93,8 @@ def load(path: Path) -> RunScores | None:
         return None
     document = json.loads(path.read_text(encoding="utf-8"))
     scores = tuple(Score(**score) for score in document["scores"])
-    return RunScores(document["run_key"], parse_time(document["init"]), document["model"], scores)
+    init = parse_time(document["init"])
+    return RunScores(document["run_key"], init, document["model"], scores, document.get("rival", ""))
 
 
 def save(path: Path, scores: RunScores) -> None:
@@ -100,9 +104,14 @@ def save(path: Path, scores: RunScores) -> None:
     durable.replace_text(path, json.dumps(document, indent=1) + "\n")
 
 
-def book(folder: Path) -> Iterator[RunScores]:
-    """All runs that have been scored, oldest init time first."""
-    return (found for path in sorted(folder.glob("*.json")) if (found := load(path)) is not None)
+def book(folder: Path, *, since: datetime | None = None) -> Iterator[RunScores]:
+    """All runs that have been scored, oldest init time first; those that were scored since a time, where it is given.
+
+    Files that were written before it are not read.
+    """
+    oldest = since.timestamp() if since is not None else 0.0
+    paths = (path for path in sorted(folder.glob("*.json")) if path.stat().st_mtime >= oldest)
+    return (found for path in paths if (found := load(path)) is not None)
 
 
 def recent(folder: Path, model: str, init: datetime, count: int) -> list[RunScores]:

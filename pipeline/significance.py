@@ -189,7 +189,9 @@ def bootstrap(
     if not np.isfinite(estimate):
         return Evidence(estimate, float("nan"), float("nan"), how.level, len(times), blocks)
     missed = _missed(_influences(statistic, sums, estimate), times, max(round(held), 1))
-    stretch = missed * _stretch(max(round(blocks / missed**2), blocks // 2, 2), how.level) * sqrt(draws * held / len(times))
+    stretch = (
+        missed * _stretch(max(round(blocks / missed**2), blocks // 2, 2), how.level) * sqrt(draws * held / len(times))
+    )
     tails = np.array([0.5 - how.level / 2, 0.5, 0.5 + how.level / 2])
     below, middle, above = np.quantile(values, tails) if np.isfinite(values).all() else np.full(3, np.nan)
     low, high = (float(estimate + stretch * (end - middle)) for end in (below, above))

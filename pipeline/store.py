@@ -36,6 +36,7 @@ from pipeline.transaction import SETTLED, ConflictError, Fork, Transaction
 
 __all__ = ["BRANCH", "Bucket", "Commit", "ConflictError", "CubeStore", "Fork", "NoCubeError", "Transaction"]
 
+NOT_THERE = re.compile("not found|no ?such ?key|invalid snapshot id", re.IGNORECASE)  # as Icechunk says it
 TRIES = 20
 LONGEST_PAUSE = 2.0  # s
 
@@ -238,6 +239,9 @@ class CubeStore:
         try:
             return str(repository.lookup_snapshot(snapshot).id)
         except (icechunk.IcechunkError, ValueError) as error:
+            with trouble(self.location):
+                if isinstance(self.location, Bucket) and not NOT_THERE.search(str(error)):
+                    raise  # a bucket that does not answer says nothing about the snapshot
             msg = f"{self} has no snapshot {snapshot}: it was expired, or belongs to another product ({reason(error)})"
             raise StoreError(msg) from None
 

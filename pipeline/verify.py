@@ -21,7 +21,7 @@ from pipeline.alarms import Alarm
 from pipeline.catalog import PublishedRun, manifest, opened
 from pipeline.config import Settings
 from pipeline.cube import Cube, open_cube, store_of
-from pipeline.errors import StoreError
+from pipeline.errors import StoreAwayError, StoreError
 from pipeline.forecast import outlet
 from pipeline.metrics import ErrorRow
 from pipeline.predictor import Predictor
@@ -44,10 +44,12 @@ class Rival:
         model: whose runs, by name and version.
         predictor: answers for the forecast bands; where it says nothing extrapolation stands, as in a published run, so
             that it changes no pixel that the others are scored on.
+        name: its own name and version.
     """
 
     model: str
     predictor: Predictor
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +203,10 @@ class _Round:
         if seen is None:
             self.known.note(name, run.leads, before.scored_leads(), lost=True)
             return 0
-        found = score(self._case(run, seen), due)
-        path, after = _path(self.settings, run), replace(before, scores=(*before.scores, *found.scores))
+        rival = self._rival_of(run)
+        found = score(self._case(run, seen, rival), due)
+        asked = before.rival if before.scores or rival is None else rival.name
+        path, after = _path(self.settings, run), replace(before, scores=(*before.scores, *found.scores), rival=asked)
         save_cards(path, (*load_cards(path, before), *found.cards))
         kept = (part for part in strata.load(path) if part.lead_minutes in before.scored_leads())
         strata.save(path, (*kept, *found.parts))
@@ -210,8 +214,10 @@ class _Round:
         self.known.note(name, run.leads, after.scored_leads())
         return len(due)
 
-    def _case(self, run: PublishedRun, seen: Cube) -> Case:
-        rival = self.rival if self.rival is not None and self.rival.model == run.model.full_name else None
+    def _rival_of(self, run: PublishedRun) -> Rival | None:
+        return self.rival if self.rival is not None and self.rival.model == run.model.full_name else None
+
+    def _case(self, run: PublishedRun, seen: Cube, rival: Rival | None) -> Case:
         before = predecessors(list(self._shortly_before(run)), run)
         return Case(self.settings, self.cube, run, seen, before, None if rival is None else rival.predictor)
 
@@ -237,9 +243,15 @@ def _due(cube: Cube, run: PublishedRun, scores: RunScores, observed: frozenset[i
 
 
 def _cube_of(settings: Settings, run: PublishedRun) -> Cube | None:
-    """The cube as the run had it; None where that snapshot is gone, since the newest one can be opened."""
+    """The cube as the run had it; None where that snapshot is gone, since the newest one can be opened.
+
+    Raises:
+        StoreAwayError: the bucket does not answer now, which says nothing about the snapshot.
+    """
     try:
         return open_cube(store_of(settings), snapshot=run.snapshot)
+    except StoreAwayError:
+        raise
     except StoreError:
         return None
 

@@ -38,7 +38,9 @@ def history(settings: Settings) -> History:
     return found
 
 
-def write(settings: Settings, runs: int, ratio: float, *, model: str = "tiny 3", yielded: bool = False) -> None:
+def write(
+    settings: Settings, runs: int, ratio: float, *, model: str = "tiny 3", rival: str = "tiny 2", yielded: bool = False
+) -> None:
     """Runs every slot whose squared error is ``ratio`` times the predecessor's, give or take some."""
     random = np.random.default_rng(3)
     for number in range(runs):
@@ -48,12 +50,12 @@ def write(settings: Settings, runs: int, ratio: float, *, model: str = "tiny 3",
             ours = theirs * ratio * float(np.exp(random.normal(0, 0.05)))
             scores.append(Score(lead, "reflectance", FORECAST, 1000, ours, ours, yielded=yielded))
             scores.append(Score(lead, "reflectance", PREVIOUS, 1000, theirs, theirs))
-        run = RunScores(f"{number:012x}", init, model, tuple(scores))
+        run = RunScores(f"{number:012x}", init, model, tuple(scores), rival)
         save(page(settings.paths.verification, run.run_key, init), run)
 
 
 def test_a_champion_that_was_promoted_over_another_one_is_watched_by_it(settings: Settings, history: History) -> None:
-    assert watched(settings, history) == Watch("3", "2")
+    assert watched(settings, history) == Watch("3", "2", history.entries()[1].time)
 
 
 def test_nobody_watches_the_first_champion_nor_one_that_was_rolled_back_to(
@@ -68,7 +70,7 @@ def test_nobody_watches_the_first_champion_nor_one_that_was_rolled_back_to(
 def test_a_challenger_that_was_kept_ends_no_probation(settings: Settings, history: History) -> None:
     with history.alone():
         history.append(Entry(Step.KEPT, "4", "3", "3"))
-    assert watched(settings, history) == Watch("3", "2")
+    assert watched(settings, history) == Watch("3", "2", history.entries()[1].time)
 
 
 def test_a_probation_of_no_runs_is_none(settings: Settings, history: History) -> None:
@@ -191,3 +193,21 @@ def test_a_predecessor_that_cannot_be_had_is_asked_once_and_not_scored(
             asked.predict(context(2), 2)
     assert shelf.asked == ["2"]
     assert len(caplog.records) == 1
+
+
+def test_runs_that_met_another_predecessor_say_nothing_of_this_one(settings: Settings, history: History) -> None:
+    write(settings, 30, 1.5, rival="tiny 1")
+    found = probation(settings, history, CONFIG)
+    assert found is not None
+    assert (found.runs, found.alarm) == (0, "")
+    assert rival(settings, Shelf(None), history) is not None
+
+
+def test_a_probation_that_is_over_reads_no_later_run(settings: Settings, history: History) -> None:
+    over = settings.model_copy(update={"models": ModelSpec(probation=5)})
+    write(settings, 30, 1.5)
+    for path in sorted(settings.paths.verification.glob("*.json"))[5:]:
+        path.write_text("not read", encoding="utf-8")
+    found = probation(over, history, CONFIG)
+    assert found is not None
+    assert (found.runs, found.over) == (5, True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -514,3 +515,21 @@ def test_a_bucket_that_does_not_answer_may_come_back_and_a_full_disk_has_to_be_m
     with pytest.raises(StoreError) as caught, trouble(Path("cube")):
         raise OSError("no space left")
     assert not isinstance(caught.value, ServiceError)
+
+
+def test_only_a_bucket_that_answers_says_that_a_snapshot_is_gone(
+    remote: CubeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import icechunk
+
+    _write(remote, 1)
+    with pytest.raises(StoreError, match="it was expired") as gone:
+        remote.resolve("NXH3M0HJ7EEJ0699DPP0")
+    assert not isinstance(gone.value, ServiceError)
+
+    def silent(repository: Any, snapshot: str) -> Any:
+        raise icechunk.IcechunkError("error sending request: operation timed out")
+
+    monkeypatch.setattr(icechunk.Repository, "lookup_snapshot", silent)
+    with pytest.raises(ServiceError, match="timed out"):
+        remote.resolve("NXH3M0HJ7EEJ0699DPP0")

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline.verify
 from pipeline.baselines import Persistence
 from pipeline.config import Settings
-from pipeline.errors import StoreError
+from pipeline.errors import StoreAwayError, StoreError
 from pipeline.forecast import forecast
 from pipeline.predictor import Context, Forecast
 from pipeline.record import ModelRef
@@ -199,6 +200,26 @@ def test_a_run_keeps_its_own_bands_when_the_configuration_has_changed(make_produ
     assert (row.band, row.mae["persistence"]) == ("two", 5)
 
 
+def test_a_bucket_that_does_not_answer_loses_no_run(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    run = forecast(asked, champion(1))
+    counting(product, 2)
+    whole = pipeline.verify.open_cube
+
+    def away(store: Any, snapshot: str | None = None) -> Any:
+        if snapshot is not None:
+            raise StoreAwayError("timed out")
+        return whole(store)
+
+    monkeypatch.setattr(pipeline.verify, "open_cube", away)
+    with pytest.raises(StoreAwayError):
+        verify(asked)
+    monkeypatch.undo()
+    report = verify(asked)
+    assert ([one.run_key for one in report.runs], report.lost) == ([run.name], ())
+
+
 def test_a_run_whose_snapshot_is_gone_is_named_and_stops_nobody(product: Product) -> None:
     asked = tuned(product)
     counting(product, 0)
@@ -295,7 +316,7 @@ def test_a_rival_is_scored_on_what_the_run_saw_and_changes_nobody_s_pixels(produ
     other = tuned(product)
     alone = verify(other)
     shutil.rmtree(other.paths.verification)
-    report = verify(asked, rival=Rival("fake 1", Silent()))
+    report = verify(asked, rival=Rival("fake 1", Silent(), "fake 0"))
     scores = {one.predictor: one for one in report.runs[0].scores}
     assert {one.predictor: one for one in alone.runs[0].scores} == {
         name: one for name, one in scores.items() if name != PREVIOUS
@@ -303,7 +324,9 @@ def test_a_rival_is_scored_on_what_the_run_saw_and_changes_nobody_s_pixels(produ
     assert scores[PREVIOUS].pixels == PIXELS
     assert scores[PREVIOUS].absolute == PIXELS * 1  # wrong by 2 - 1 on the left, as extrapolation on the right
     counting(product, 3)
-    assert {one.predictor for one in verify(asked, rival=Rival("fake 2", Silent())).runs[0].scores} == set(scores)
+    assert {one.predictor for one in verify(asked, rival=Rival("fake 2", Silent(), "fake 0")).runs[0].scores} == set(
+        scores
+    )
 
 
 SKY = BandSpec(name="sky", dtype="uint8")
