@@ -277,6 +277,8 @@ def _calibrated(trial: Trial, spec: ModelSpec) -> Condition:
     """All leads and bands together within the tolerance, and each lead within twice of it, as fewer truths tell it."""
     if trial.coverage is None:
         return Condition("intervals", met=True, reason="it gives no intervals: none can be wrong")
+    if not np.isfinite(trial.coverage).any():
+        return Condition("intervals", met=False, reason="no truth of the test part tells what its intervals hold")
     held, within = np.nanmean(trial.coverage), spec.coverage_within
     leads = np.nanmean(trial.coverage, axis=1)
     worst = int(np.nanargmax(np.abs(leads - trial.promised)))

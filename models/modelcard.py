@@ -133,7 +133,7 @@ def _leaks(facts: Facts) -> Iterator[str]:
 
 
 def _scores(facts: Facts) -> Iterator[str]:
-    yield f"Validation chips: {facts.validation_skill:+.1%} of the squared error of the better baseline taken away."
+    yield f"Validation chips: {facts.validation_skill:+.1%} of the squared error of extrapolation taken away."
     if not facts.rows:
         yield ""
         yield "No test init time has all its truth: nothing is known of whole forecasts."

@@ -82,13 +82,12 @@ class Promotions:
             forced: by a person's word, and not the gate's.
 
         Raises:
-            ChangedError: another one serves by now.
-            ModelError: it is champion already.
+            ChangedError: another one serves by now, or itself.
         """
         with self.history.alone():
             serving = self._serving()
             if serving == version:
-                raise ModelError(
+                raise ChangedError(
                     f"a version is promoted that does not serve yet, version {version} is champion already"
                 )
             if serving != against:

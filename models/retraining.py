@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -13,7 +12,8 @@ from models.contest import Held, Progress, hold
 from models.dossier import FOLDER, write_dossier
 from models.experiment import Outcome, Watcher, train
 from models.gate import Ruling, judge
-from models.history import Entry
+from models.history import Entry, Step
+from models.keepsake import DamagedError
 from models.prediction import Network
 from models.promotion import RULING, ChangedError, Promotions
 from models.registry import Registry
@@ -62,8 +62,8 @@ class Settled:
 
     @property
     def promoted(self) -> bool:
-        """Whether it serves now."""
-        return self.entry is not None and self.entry.champion == self.entry.version
+        """Whether it was promoted by this."""
+        return self.entry is not None and self.entry.step in {Step.PROMOTED, Step.FORCED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +212,19 @@ def _warmed(settings: Settings, wish: Wish) -> Settings:
 
 
 def _champion(settings: Settings, registry: Registry, serving: str | None) -> Network | None:
-    """Who serves; one that cannot be loaded, or does not fit the product any more, does not."""
+    """Who serves; one that does not fit the product any more does not.
+
+    Raises:
+        DamagedError: its files cannot be read now, which is no reason to do without the comparison.
+    """
     if serving is None:
         return None
-    with suppress(ModelError):
+    try:
         return registry.load_version(settings, serving)
-    return None
+    except DamagedError:
+        raise
+    except ModelError:
+        return None
 
 
 def _keep_evidence(registry: Registry, held: Held, ruling: Ruling, names: tuple[str, str | None]) -> None:

@@ -184,3 +184,8 @@ def test_a_ruling_is_plain_json() -> None:
         "cost",
         "smoke",
     }
+
+
+def test_intervals_of_which_nothing_is_known_are_no_crash_and_no_promotion() -> None:
+    found = of(judge(better(coverage=np.full((12, 1), np.nan), promised=0.8), SPEC), "intervals")
+    assert (found.met, found.reason) == (False, "no truth of the test part tells what its intervals hold")

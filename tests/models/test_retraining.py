@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from models.history import Step
 from models.keepsake import DamagedError, Keepsake
 from models.prediction import Network
 from models.promotion import CHALLENGER as CHALLENGER_ROLE
-from models.promotion import PREVIOUS, RULING
+from models.promotion import PREVIOUS, RULING, Promotions
 from models.registry import Registered, Registry, open_registry, tracking_uri
 from models.retraining import Compared, Wish, compare, force, promote, retrain, roll_back
 from models.seen import Seen
@@ -117,6 +118,30 @@ def test_what_cannot_be_compared_is_an_error_that_says_what_to_do(product: Setti
         compare(product, registry, "9")
     with pytest.raises(ModelError, match="version 1 is that itself"):
         compare(product, registry, "1")
+
+
+def test_a_champion_that_cannot_be_read_now_lets_no_challenger_through(
+    product: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    easy(monkeypatch, factor=0.5)
+    shutil.rmtree(product.paths.champion, ignore_errors=True)  # a copy that is kept would do
+    whole = stored(registry, "1").read_bytes()
+    stored(registry, "1").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DamagedError, match="version 1 in MLflow has the hash"):
+        promote(product, registry, "2")
+    assert registry.alias(CHAMPION) == "1"
+
+
+def test_one_that_a_person_promotes_while_it_is_compared_was_not_promoted_by_the_gate(
+    product: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    easy(monkeypatch, factor=0.5)
+    compared = compare(product, registry, "2")
+    force(product, registry, "2", "a person was faster")
+    outcome = Outcome("20260101T000000Z-abcd", None, ({"val_skill": 0.1},), None, "snapshot", good=True)
+    settled = retraining._settle(Promotions(registry, registry.history), outcome, compared, Wish())
+    assert not settled.promoted
+    assert "version 2 is champion already" in settled.reasons[0]
 
 
 def test_force_needs_a_reason_and_a_model_that_can_be_loaded(product: Settings, registry: Registry) -> None:
