@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LONG: Final = 64  # things to do from which on a task shows how far it is
 EVERY: Final = 5.0  # seconds between two words on it
+AWAY: Final = 600.0  # seconds after words that no server took
 
 Progress = Callable[[int, int], None]
 
@@ -206,10 +207,11 @@ def progress(what: str, then: Progress) -> Progress:
         nonlocal due
         then(done, total)
         if total >= LONG and (done == total or time.monotonic() >= due):
-            due = time.monotonic() + EVERY
+            due = time.monotonic() + AWAY  # where it is not shown: a client tries for a minute, and the task waits
             with _harmless("a task's progress") as wanted:
                 if wanted:
                     _show_progress(shown, what, 100 * done / total)
+                due = time.monotonic() + EVERY
 
     return step
 

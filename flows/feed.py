@@ -32,6 +32,9 @@ PATIENCE: Final = 600.0  # seconds for the first ingest
 ENOUGH: Final = 0.8
 """Part of the history that a first training needs; some scenes never came."""
 
+ATTEMPTS: Final = 5  # to have a first network trained
+DEAD: Final = frozenset({"CRASHED", "FAILED", "CANCELLED"})  # types of states that nothing comes of
+
 Say = Callable[[str], None]
 
 
@@ -139,7 +142,7 @@ def begin(server: Server, config: Path, *, say: Say) -> None:
     from pipeline.config import load
 
     settings = load(config)
-    if settings.paths.trainings.exists():
+    if settings.paths.champion.exists():
         return
     say("the history is ingested, then a first network is trained")
     _order(server, f"ingest/{settings.product.name}", "first-ingest")
@@ -161,9 +164,14 @@ def _frames(settings: Settings) -> int:
 
 
 def _order(server: Server, deployment: str, key: str) -> str:
-    found = server.call(f"/deployments/name/{deployment}")
-    order: dict[str, Any] = {"idempotency_key": f"{key}-{found['id']}", "tags": found["tags"]}
-    return str(server.call(f"/deployments/{found['id']}/create_flow_run", order)["id"])
+    """Asks for a run, once; again where the one that was asked for has died. Its id."""
+    found, run = server.call(f"/deployments/name/{deployment}"), {"id": ""}
+    for attempt in range(ATTEMPTS):
+        order: dict[str, Any] = {"idempotency_key": f"{key}-{attempt}-{found['id']}", "tags": found["tags"]}
+        run = server.call(f"/deployments/{found['id']}/create_flow_run", order)
+        if run.get("state_type") not in DEAD:
+            break
+    return str(run["id"])
 
 
 def main(config: str) -> None:

@@ -41,10 +41,11 @@ def ingest(config: Path, watch: Minutes = 0.0) -> str | None:
         Id of the newest snapshot; None where no scene was ever accepted.
     """
     log, snapshot = get_run_logger(), None
-    for _ in changes(config, timedelta(minutes=watch), every=LOOK, failed=lambda error: log.warning("%s", error)):
+    looks = changes(config, timedelta(minutes=watch), every=LOOK, failed=lambda error: log.warning("%s", error))
+    for look, _ in enumerate(looks):
         began = datetime.now(UTC)
         done = ingest_scenes(config)
-        if not watch:  # who waits behind a run that watches takes over from it
+        if look == 0:  # who is asked for later takes over from a run that watches
             give_up(began)
         snapshot = done.snapshot
         if done.changed:

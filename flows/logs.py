@@ -62,13 +62,13 @@ class LineHandler(logging.Handler):
         self.first: Subject | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Appends a line; a full disk or a read-only folder stops no run."""
+        """Appends a line; whatever is wrong with it, or with the disk, stops no run."""
         subject = _subject.get() or self.first
         if subject is None:
             return
         try:
             append(subject.file, _line(record, subject))
-        except OSError:
+        except Exception:  # noqa: BLE001 - somebody's words with wrong arguments, or a full disk
             self.handleError(record)
 
 
@@ -105,7 +105,7 @@ def about(init: datetime) -> None:
 def append(file: Path, line: str, *, largest: int = LARGEST) -> None:
     """Appends a line to a file that other processes append to as well, and begins a new file where it is large."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    data = f"{line}\n".encode()
+    data = f"{line}\n".encode(errors="backslashreplace")  # file names need not be text
     with file.with_suffix(".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back at the end of the process, however it ends
         if file.exists() and file.stat().st_size + len(data) > largest:

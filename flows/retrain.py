@@ -13,6 +13,7 @@ from flows import model_verbs
 from flows.artifacts import show_retraining, training_progress
 from flows.runs import FLOW, ONCE, log_watcher
 from flows.waiting import give_up, in_turn
+from pipeline.errors import NoCubeError
 
 
 @task(**ONCE)
@@ -49,12 +50,17 @@ def retrain(
         why: what the retraining is asked for, for the record; a trigger fills it in.
 
     Returns:
-        The registered model as ``models:/name/version``, or ``trainings/ID`` while MLflow does not answer.
+        The registered model as ``models:/name/version``, or ``trainings/ID`` while MLflow does not answer; empty where
+        there is no cube yet.
     """
     log, began = get_run_logger(), datetime.now(UTC)
     if why:
         log.info("asked for by %s", why)
-    done = train_challenger(config, start=start, warm=warm, force=force, reason=reason, why=why)
+    try:
+        done = train_challenger(config, start=start, warm=warm, force=force, reason=reason, why=why)
+    except NoCubeError as error:  # a new product's schedule runs before its first scene
+        log.info("nothing to learn from yet: %s", error)
+        return ""
     give_up(began, but=("why",))  # two alarms at once ask for one challenger
     log.info("version %s %s: %s", done.version, done.decision, "; ".join(done.reasons))
     show_retraining(config, done)

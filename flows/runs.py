@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from models.experiment import Watcher
 
-FLOW_TIMEOUT: Final = 6 * 3600  # seconds
+FLOW_TIMEOUT: Final = 8 * 3600  # seconds: a training of six hours, its turn that was waited for, its comparison
 TASK_TIMEOUT: Final = 2 * 3600
 
 
@@ -41,7 +41,7 @@ QUICK: Final[dict[str, Any]] = {
 LATER: Final[dict[str, Any]] = QUICK | {"retries": 0}
 """Idempotent and quick, and the next run of the flow tries it again."""
 
-ONCE: Final[dict[str, Any]] = {"retries": 0, "timeout_seconds": FLOW_TIMEOUT, "persist_result": False}
+ONCE: Final[dict[str, Any]] = {"retries": 0, "timeout_seconds": FLOW_TIMEOUT - 600, "persist_result": False}
 """Long and costly: a second try is a person's decision."""
 
 

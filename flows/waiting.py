@@ -15,26 +15,35 @@ if TYPE_CHECKING:
 
 CLOCKS: Final = timedelta(seconds=5)  # how far the clocks of a worker and of the server may differ
 PAUSE: Final = 10.0  # seconds between two tries to begin
+TURN: Final = 3600.0  # seconds that another one's turn is waited for
 
 Done = TypeVar("Done")
 
 
-def in_turn(work: Callable[[], Done], told: Callable[[str], None], *, pause: float = PAUSE) -> Done:
+def in_turn(
+    work: Callable[[], Done], told: Callable[[str], None], *, pause: float = PAUSE, patience: float = TURN
+) -> Done:
     """Does what only one may do at a time: while another one does, it is waited for.
 
     A deployment queues its own runs, but a training and a retraining are two deployments of one trainer, and a person
-    trains beside both. The task's time limit ends the waiting.
+    trains beside both.
 
     Args:
         work: raises :class:`~pipeline.errors.BusyError` while it is another one's turn, before it does anything.
         told: hears whom it waits for, once.
         pause: seconds between two tries.
+        patience: seconds after which it is waited for no longer.
+
+    Raises:
+        BusyError: the other one is not ready by then.
     """
-    waits = False
+    waits, end = False, time.monotonic() + patience
     while True:
         try:
             return work()
         except BusyError as error:
+            if time.monotonic() >= end:
+                raise
             if not waits:
                 told(f"waits for its turn: {error}")
             waits = True

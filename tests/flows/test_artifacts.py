@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow, task
@@ -140,3 +143,24 @@ def test_the_server_keeps_the_history_of_a_product(prefect_server: None, publish
     assert kinds.count(("forecast-small", "markdown")) == 2
     assert kinds.count(("lineage-small", "table")) == 2
     assert [one.data for one in found if one.type == "progress"] == [100.0]
+
+
+def test_a_server_that_is_away_holds_up_a_long_task_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+
+    def away(shown: list[Any], what: str, percent: float) -> None:
+        tries.append(percent)
+        raise ConnectionError("nobody there")
+
+    @contextmanager
+    def in_a_run(what: str) -> Iterator[bool]:
+        with suppress(ConnectionError):
+            yield True
+
+    monkeypatch.setattr(artifacts, "_show_progress", away)
+    monkeypatch.setattr(artifacts, "_harmless", in_a_run)
+    monkeypatch.setattr(artifacts, "EVERY", 0.0)
+    step = progress("scenes", lambda done, total: None)
+    for done in range(1, 100):
+        step(done, 100)
+    assert tries == [1.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -11,6 +12,9 @@ from flows import feed, verbs
 from flows.feed import CADENCE, _send, _sky, made_up
 from pipeline.config import load
 from pipeline.synthetic_feed import Fate, fate_of
+
+if TYPE_CHECKING:
+    from flows.server import Server
 
 SHORT = 60  # scenes
 
@@ -60,3 +64,23 @@ def test_a_feed_that_was_away_brings_what_came_due_and_nothing_twice(
     with pytest.raises(KeyboardInterrupt):
         _send(tmp_path, sky, 0, until=None, say=stop)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_first_training_is_ordered_once_and_again_where_it_has_died() -> None:
+    runs: dict[str, str] = {}
+
+    class Asked:
+        def call(self, path: str, body: Any = None) -> Any:
+            if body is None:
+                return {"id": "d", "tags": []}
+            key = body["idempotency_key"]
+            return {"id": key, "state_type": runs.setdefault(key, "SCHEDULED")}
+
+    server = cast("Server", Asked())
+    first = feed._order(server, "train/up", "first-train")
+    assert feed._order(server, "train/up", "first-train") == first
+    runs[first] = "CRASHED"
+    second = feed._order(server, "train/up", "first-train")
+    assert second != first
+    runs[second] = "COMPLETED"
+    assert feed._order(server, "train/up", "first-train") == second

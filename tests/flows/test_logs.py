@@ -103,3 +103,17 @@ def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
     assert len(set(found)) == len(found)
     assert {"a 199", "b 199"} & set(found)
     assert all(len(line.split()) == 2 for line in found)
+
+
+def test_no_line_fails_the_run_that_says_it(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    begin(product)
+    log = logging.getLogger("cubecast.flows")
+    log.warning("%d scenes", "no number")
+    log.warning("after")
+    assert [line["message"] for line in lines(product)] == ["after"]
+
+
+def test_a_name_that_is_no_text_is_kept_as_far_as_it_is_one(tmp_path: Path) -> None:
+    logs.append(tmp_path / "log", b"scene_\xff.tif".decode(errors="surrogateescape"))
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "scene_\\udcff.tif\n"

@@ -15,6 +15,7 @@ from flows import model_verbs, quality_verbs, verbs
 from flows import verify as flows_verify
 from flows.events import CHAMPION_OUTDONE
 from pipeline.alarms import DEGRADED, ERROR, RECOVERED, Alarm
+from pipeline.errors import NoCubeError
 from pipeline.reminders import AGAIN, due, is_due, note
 
 CONFIG = Path("sky.toml")
@@ -87,6 +88,17 @@ def replay(service: Service, scenes: int, monkeypatch: pytest.MonkeyPatch) -> li
         for service.scene in range(scenes):
             flows_verify.verify.fn(CONFIG)
     return service.heard
+
+
+def test_before_the_first_scene_there_is_nothing_to_verify_and_nothing_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_cube(config: Path) -> verbs.Verified:
+        raise NoCubeError("work/cube")
+
+    service = Service(tmp_path)
+    monkeypatch.setattr(service, "score_forecasts", no_cube)
+    assert replay(service, 2, monkeypatch) == []
 
 
 def test_an_alarm_that_stands_is_told_again_until_it_is_cleared(

@@ -77,6 +77,14 @@ def test_the_turn_of_another_one_is_waited_for_and_told_once() -> None:
     assert heard == ["waits for its turn: one trains"]
 
 
+def test_a_turn_that_does_not_come_is_waited_for_no_longer() -> None:
+    def work() -> None:
+        raise BusyError("one trains for ever")
+
+    with pytest.raises(BusyError, match="for ever"):
+        in_turn(work, lambda line: None, pause=0.01, patience=0.03)
+
+
 def test_what_fails_in_its_turn_fails() -> None:
     def work() -> None:
         raise ModelError("the training diverges")
