@@ -286,8 +286,8 @@ def watch(store: Store, path: Path, prove: Prove = lambda _model, _key, _init: N
         path: file of alarms, a line each.
         prove: what a run's manifest says of its model's intervals, by model, run key and init time.
     """
-    said = history(path)
-    new = [one for measure, series in _read(store, prove).items() for one in _unsaid(said, measure, *series)]
+    said, scored = history(path), _read(store, prove)
+    new = [] if scored is None else [*_superseded(said, scored), *_unsaid(said, scored)]
     if new:
         lines = [json.dumps(one.to_json(), ensure_ascii=False) for one in (*said, *new)]
         durable.replace_text(path, "\n".join(lines) + "\n")
@@ -308,15 +308,26 @@ def standing(said: Sequence[Alarm]) -> list[Alarm]:
     return [one for one in {one.measure: one for one in said}.values() if one.open]
 
 
-def _unsaid(said: Sequence[Alarm], measure: str, model: str, series: Series) -> Iterator[Alarm]:
-    """What the scores say of a model that was not said before, in turns raised and cleared."""
-    last = next((one for one in reversed(said) if one.measure == measure), None)
-    if last is not None and last.model != model:
-        if len(series.valid) <= WARM:
-            return
-        if last.open:
-            yield _superseded(last, model, series)
-        last = None
+def _superseded(said: Sequence[Alarm], scored: _Scored) -> Iterator[Alarm]:
+    """Closes what stands of another model than the newest, of measures that this one has no series of, too.
+
+    At once, because an alarm that stands is told again and asks for a retraining, which would follow upon the cure.
+    """
+    advice = f"nothing: {scored.model} forecasts now, and its skill is watched afresh"
+    for last in standing(said):
+        if last.model != scored.model:
+            yield Alarm(RECOVERED, last.measure, scored.model, scored.first, scored.first, {}, advice)
+
+
+def _unsaid(said: Sequence[Alarm], scored: _Scored) -> Iterator[Alarm]:
+    """What the scores say of the newest model that was not said before, in turns raised and cleared."""
+    for measure, series in scored.series.items():
+        last = next((one for one in reversed(said) if one.measure == measure), None)
+        yield from _since(None if last is None or last.model != scored.model else last, measure, scored.model, series)
+
+
+def _since(last: Alarm | None, measure: str, model: str, series: Series) -> Iterator[Alarm]:
+    """As :func:`_unsaid`, of one measure of which something was said last."""
     found = [_alarm(one, measure, model, series) for one in changes(series, RULES[measure])]
     raised = last is not None and last.open
     for one in found:
@@ -326,12 +337,6 @@ def _unsaid(said: Sequence[Alarm], measure: str, model: str, series: Series) -> 
     now = bool(found) and found[-1].open
     if found and now != raised:  # a late scene has changed what was said
         yield replace(found[-1], at=max(from_seconds(int(series.valid[-1])), found[-1].at))
-
-
-def _superseded(last: Alarm, model: str, series: Series) -> Alarm:
-    at = from_seconds(int(series.valid[WARM]))
-    advice = f"nothing: {model} forecasts now, and its skill is watched afresh"
-    return Alarm(RECOVERED, last.measure, model, from_seconds(int(series.valid[0])), at, {"scenes": WARM + 1}, advice)
 
 
 def _alarm(one: Change, measure: str, model: str, series: Series) -> Alarm:
@@ -366,23 +371,51 @@ def _advice(measure: str, *, raised: bool) -> str:
     )
 
 
-def _read(store: Store, prove: Prove) -> dict[str, tuple[str, Series]]:
-    """The newest model and its series, by measure; nothing where no model has been scored."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scored:
+    """The model of the newest init time.
+
+    Attributes:
+        model: its name and version.
+        first: valid time of its first scene.
+        series: by measure; none of a measure that nothing is known of.
+    """
+
+    model: str
+    first: datetime
+    series: Mapping[str, Series]
+
+
+def _read(store: Store, prove: Prove) -> _Scored | None:
+    """The newest model and its series; None where no model has been scored."""
     columns = ("run_key", "init", "lead", "band", "predictor", "model", "mae", "held", "promised")
     if not store.days:
-        return {}
+        return None
     since = datetime.fromisoformat(f"{store.days[-1]}T00:00+00:00") - LOOKED_AT
     table = store.read(columns, since=since, rung=[ALL], region=[ALL], predictor=[FORECAST, REFERENCE])
     models, names = codes(table, "model")
     init = times(table, "init")
     own = np.array([name.rpartition(" ")[0] not in RUNGS for name in names], bool)[models] if len(names) else models
     if not np.any(own):
-        return {}
-    newest = int(np.flatnonzero(own)[np.argmax(init[own])])
-    number = int(models[newest])
-    proof = prove(names[number], table.column("run_key")[newest].as_py(), from_seconds(int(init[newest])))
+        return None
+    number = _newest(models, init, own)
     chosen = table.filter((models == number).tolist())
-    return {measure: (names[number], one) for measure, one in _series(chosen, proof).items()}
+    run, made = chosen.column("run_key")[-1].as_py(), from_seconds(int(init[models == number].max()))
+    proof = prove(names[number], run, made)
+    first = times(chosen, "init") + 60 * numbers(chosen, "lead").astype(np.int64)
+    return _Scored(names[number], from_seconds(int(first.min())), _series(chosen, proof))
+
+
+def _newest(models: NDArray[np.int64], init: NDArray[np.int64], own: NDArray[np.bool_]) -> int:
+    """The model of the newest init time; of several, as after a hindcast by an old one, the one that began last.
+
+    Args:
+        models: number of the model, ``(row,)``.
+        init: init times, ``(row,)``, seconds.
+        own: whether it is none that stands in for a model, ``(row,)``.
+    """
+    there = np.unique(models[own & (init == init[own].max())]).tolist()
+    return max(there, key=lambda one: int(init[models == one].min()))
 
 
 def _series(table: Any, proof: Mapping[str, Any] | None) -> dict[str, Series]:

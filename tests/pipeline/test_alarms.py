@@ -118,15 +118,19 @@ def test_leads_that_start_later_have_levels_of_their_own() -> None:
 # --- from pages to alarms -------------------------------------------------------------------------
 
 
-def keep(folder: Path, slots: range, ratio: float, model: str = "radar 1") -> None:
-    """Runs of one lead, whose error is so many times that of extrapolation."""
+def keep(
+    folder: Path, slots: range, ratio: float, model: str = "radar 1", *, held: float | None = 0.8, key: str = "1"
+) -> None:
+    """Runs of one lead, whose error is so many times that of extrapolation; their keys begin with ``key``."""
+    promised = None if held is None else 0.8
     for slot in slots:
-        init, key = START + slot * STEP, f"{slot:012x}"
+        init, name = START + slot * STEP, f"{key}{slot:011x}"
+        errors = 100 * ratio * (1 + 0.01 * (slot % 3))
         scores = (
-            Score(5, "sky", FORECAST, 100, 100 * ratio * (1 + 0.01 * (slot % 3)), 1.0, held=0.8, promised=0.8),
+            Score(5, "sky", FORECAST, 100, errors, 1.0, held=held, promised=promised),
             Score(5, "sky", "extrapolation", 100, 100.0, 1.0),
         )
-        save(page(folder, key, init), RunScores(key, init, model, scores))
+        save(page(folder, name, init), RunScores(name, init, model, scores))
 
 
 def watched(folder: Path) -> tuple[Alarm, ...]:
@@ -164,16 +168,47 @@ def test_the_same_scores_give_the_same_alarms_however_they_arrive(tmp_path: Path
     assert [alarm.kind for alarm in said[0]] == [DEGRADED, RECOVERED]
 
 
-def test_a_new_model_starts_afresh_and_closes_what_its_predecessor_left_open(tmp_path: Path) -> None:
+def test_what_stands_of_a_model_is_closed_as_soon_as_its_successor_is_scored(tmp_path: Path) -> None:
+    """A retraining is asked for as long as an alarm stands, so a cure would be followed by another training."""
     keep(tmp_path, range(40), 0.8)
     keep(tmp_path, range(40, 60), 1.3)
     watched(tmp_path)
-    keep(tmp_path, range(60, 60 + WARM), 1.3, model="radar 2")
-    assert watched(tmp_path) == ()
-    keep(tmp_path, range(60 + WARM, 64 + WARM), 1.3, model="radar 2")
+    keep(tmp_path, range(60, 61), 1.3, model="radar 2")
     (alarm,) = watched(tmp_path)
-    assert (alarm.kind, alarm.model) == (RECOVERED, "radar 2")
+    assert (alarm.kind, alarm.model, alarm.at) == (RECOVERED, "radar 2", START + 61 * STEP)
     assert standing(history(tmp_path / "alarms.jsonl")) == []
+    keep(tmp_path, range(61, 64 + WARM), 1.3, model="radar 2")  # its own level, from its own scenes
+    assert watched(tmp_path) == ()
+
+
+def test_what_a_new_model_says_nothing_of_is_closed_too(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    keep(tmp_path, range(40, 60), 0.8, held=0.3)
+    assert [one.measure for one in watched(tmp_path)] == [COVERAGE]
+    keep(tmp_path, range(60, 61), 0.8, model="radar 2", held=None)
+    (alarm,) = watched(tmp_path)
+    assert (alarm.kind, alarm.measure, alarm.model) == (RECOVERED, COVERAGE, "radar 2")
+
+
+@pytest.mark.parametrize("slot", [20, 60])
+def test_a_hindcast_by_an_old_model_changes_nothing(tmp_path: Path, slot: int) -> None:
+    keep(tmp_path, range(20), 0.8, model="radar 1")
+    keep(tmp_path, range(21, 50), 0.8, model="radar 2")
+    keep(tmp_path, range(50, 61), 1.3, model="radar 2")
+    (alarm,) = watched(tmp_path)
+    keep(tmp_path, range(slot, slot + 1), 0.8, model="radar 1", key="0")
+    assert watched(tmp_path) == ()
+    assert standing(history(tmp_path / "alarms.jsonl")) == [alarm]
+
+
+def test_a_model_that_comes_back_is_told_of_as_it_stands(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    keep(tmp_path, range(40, 60), 1.3)
+    (alarm,) = watched(tmp_path)
+    keep(tmp_path, range(60, 65), 0.8, model="radar 2")
+    watched(tmp_path)
+    keep(tmp_path, range(65, 66), 1.3)
+    assert watched(tmp_path) == (alarm,)
 
 
 def test_what_stands_in_for_a_model_is_not_watched(tmp_path: Path) -> None:
