@@ -28,7 +28,8 @@ phi  sd   raised per 1,000   part of the time raised     errors half as large ag
 ==== ==== ================== =========================== ====================================
 
 It is a fold over what is known, in the order of valid times: the same scores give the same alarms, whenever and however
-often it is done. A new model starts afresh.
+often it is done. A new model starts afresh. Of a model that forecasts for long its first scenes and the newest ones
+are read: the first make the level, and the fold goes on from what was said before the newest.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import durable
@@ -54,9 +56,11 @@ DEGRADED, RECOVERED = "skill.degraded", "skill.recovered"
 ERROR, COVERAGE = "error", "coverage"
 REFERENCE: Final = "extrapolation"
 RUNGS: Final = ("extrapolation", "persistence", "climatology")  # what stands in for a model is none
-LOOKED_AT: Final = timedelta(days=60)  # of init times; a level is of the first scenes among them
+LOOKED_AT: Final = timedelta(days=60)  # of init times, at least
+ENOUGH: Final = 300  # init times; where those 60 days have fewer, as many days are read that have one
 
 LEARNED: Final = 96  # scenes that make a level
+LESSON: Final = 2 * LEARNED  # init times from a model's first on that are read for its level: some are not learned
 WARM: Final = 12  # scenes before which nothing is raised
 PRIOR: Final = 24  # scenes that held-out truths count as
 CALM: Final = 0.25  # of the limit: over it nothing is learned
@@ -172,13 +176,20 @@ class Change:
 # --- the fold -------------------------------------------------------------------------------------
 
 
-def changes(series: Series, rule: Rule) -> list[Change]:
-    """Every crossing, in order; they are in turns raised and cleared."""
+def changes(series: Series, rule: Rule, start: int = 0, *, raised: bool = False) -> list[Change]:
+    """Every crossing, in order; they are in turns raised and cleared.
+
+    Args:
+        series: of a model, from its first scenes on.
+        rule: when there is one.
+        start: first scene that counts; those before it make the level alone.
+        raised: whether an alarm stood before it.
+    """
     excesses, levels, spreads = _excesses(series, rule)
     found: list[Change] = []
-    total, since, raised = 0.0, 0, False
+    total, since = 0.0, start
     for scene, excess in enumerate(excesses.tolist()):
-        if scene < WARM or excess != excess:  # NaN: nothing is known of it
+        if scene < max(WARM, start) or excess != excess:  # NaN: nothing is known of it
             continue
         cut = min(max(excess, -rule.cut), rule.cut)
         if total <= 0:
@@ -323,12 +334,21 @@ def _unsaid(said: Sequence[Alarm], scored: _Scored) -> Iterator[Alarm]:
     """What the scores say of the newest model that was not said before, in turns raised and cleared."""
     for measure, series in scored.series.items():
         last = next((one for one in reversed(said) if one.measure == measure), None)
-        yield from _since(None if last is None or last.model != scored.model else last, measure, scored.model, series)
+        last = None if last is None or last.model != scored.model else last
+        start = int(np.searchsorted(series.valid, scored.start))
+        stood = _stood([one for one in said if one.measure == measure], scored)
+        crossed = changes(series, RULES[measure], start, raised=stood)
+        yield from _since(last, [_alarm(one, measure, scored.model, series) for one in crossed], series)
 
 
-def _since(last: Alarm | None, measure: str, model: str, series: Series) -> Iterator[Alarm]:
-    """As :func:`_unsaid`, of one measure of which something was said last."""
-    found = [_alarm(one, measure, model, series) for one in changes(series, RULES[measure])]
+def _stood(said: Sequence[Alarm], scored: _Scored) -> bool:
+    """Whether an alarm of the newest model stood at the first scene that counts, by what was said of a measure."""
+    before = [one for one in said if one.at < from_seconds(scored.start)]
+    return bool(before) and before[-1].open and before[-1].model == scored.model
+
+
+def _since(last: Alarm | None, found: Sequence[Alarm], series: Series) -> Iterator[Alarm]:
+    """Those of the crossings of one measure that tell something new after what was said of it last."""
     raised = last is not None and last.open
     for one in found:
         if (last is None or one.at > last.at) and one.open != raised:
@@ -378,32 +398,82 @@ class _Scored:
     Attributes:
         model: its name and version.
         first: valid time of its first scene.
+        start: valid time of the first scene that counts, in seconds since 1970-01-01 UTC; those before it make its
+            level alone, because scenes between are not read. 0: all count.
         series: by measure; none of a measure that nothing is known of.
     """
 
     model: str
     first: datetime
+    start: int
     series: Mapping[str, Series]
+
+
+_COLUMNS: Final = ("run_key", "init", "lead", "band", "predictor", "model", "mae", "held", "promised")
 
 
 def _read(store: Store, prove: Prove) -> _Scored | None:
     """The newest model and its series; None where no model has been scored."""
-    columns = ("run_key", "init", "lead", "band", "predictor", "model", "mae", "held", "promised")
     if not store.days:
         return None
-    since = datetime.fromisoformat(f"{store.days[-1]}T00:00+00:00") - LOOKED_AT
-    table = store.read(columns, since=since, rung=[ALL], region=[ALL], predictor=[FORECAST, REFERENCE])
+    table = _window(store)
     models, names = codes(table, "model")
     init = times(table, "init")
-    own = np.array([name.rpartition(" ")[0] not in RUNGS for name in names], bool)[models] if len(names) else models
+    own = np.isin(models, [number for number, name in enumerate(names) if name.rpartition(" ")[0] not in RUNGS])
     if not np.any(own):
         return None
     number = _newest(models, init, own)
     chosen = table.filter((models == number).tolist())
     run, made = chosen.column("run_key")[-1].as_py(), from_seconds(int(init[models == number].max()))
     proof = prove(names[number], run, made)
+    lesson, whole = _lesson(store, names[number], f"{from_seconds(int(init.min())).date()}")
+    start = 0 if whole else int(init.min())
+    chosen = pa.concat_tables([*lesson, chosen])
     first = times(chosen, "init") + 60 * numbers(chosen, "lead").astype(np.int64)
-    return _Scored(names[number], from_seconds(int(first.min())), _series(chosen, proof))
+    return _Scored(names[number], from_seconds(int(first.min())), start, _series(chosen, proof))
+
+
+def _window(store: Store) -> pa.Table:
+    """Scores of whole days: the newest :data:`LOOKED_AT`, or so many that there are :data:`ENOUGH` init times."""
+    table = _rows(store, since=_midnight(store.days[-1]) - LOOKED_AT)
+    if len(np.unique(times(table, "init"))) >= ENOUGH:
+        return table
+    return _rows(store, since=min(_midnight(store.days[-1]) - LOOKED_AT, _midnight(store.days[-ENOUGH:][0])))
+
+
+def _lesson(store: Store, model: str, before: str) -> tuple[list[pa.Table], bool]:
+    """Scores of a model's first days, and whether they are all that lie before a day."""
+    tables: list[pa.Table] = []
+    count, first = 0, _first_day(store, model)
+    for day in store.days:
+        if first <= day < before:
+            if count >= LESSON:
+                return tables, False
+            tables.append(_rows(store, only=day, model=[model]))
+            count += len(np.unique(times(tables[-1], "init")))
+    return tables, True
+
+
+def _first_day(store: Store, model: str) -> str:
+    """The day of a model's first scores, which is kept: looking for it opens the files of all days before it."""
+    path = store.folder / "state" / "first.json"
+    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    since = known.get(model, "")
+    later = (day for day in store.days if day >= since)
+    first = next((day for day in later if store.read(("model",), only=day, model=[model]).num_rows), store.days[0])
+    if first != since:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace_text(path, json.dumps({model: first}) + "\n")
+    return first
+
+
+def _rows(store: Store, **wanted: Any) -> pa.Table:
+    """What alarms need, over all pixels."""
+    return store.read(_COLUMNS, rung=[ALL], region=[ALL], predictor=[FORECAST, REFERENCE], **wanted)
+
+
+def _midnight(day: str) -> datetime:
+    return datetime.fromisoformat(f"{day}T00:00+00:00")
 
 
 def _newest(models: NDArray[np.int64], init: NDArray[np.int64], own: NDArray[np.bool_]) -> int:

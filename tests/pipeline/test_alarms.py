@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline import alarms
 from pipeline.alarms import (
     COVERAGE,
     DEGRADED,
@@ -119,12 +120,19 @@ def test_leads_that_start_later_have_levels_of_their_own() -> None:
 
 
 def keep(
-    folder: Path, slots: range, ratio: float, model: str = "radar 1", *, held: float | None = 0.8, key: str = "1"
+    folder: Path,
+    slots: range,
+    ratio: float,
+    model: str = "radar 1",
+    *,
+    held: float | None = 0.8,
+    key: str = "1",
+    step: timedelta = STEP,
 ) -> None:
     """Runs of one lead, whose error is so many times that of extrapolation; their keys begin with ``key``."""
     promised = None if held is None else 0.8
     for slot in slots:
-        init, name = START + slot * STEP, f"{key}{slot:011x}"
+        init, name = START + slot * step, f"{key}{slot:011x}"
         errors = 100 * ratio * (1 + 0.01 * (slot % 3))
         scores = (
             Score(5, "sky", FORECAST, 100, errors, 1.0, held=held, promised=promised),
@@ -215,6 +223,54 @@ def test_what_stands_in_for_a_model_is_not_watched(tmp_path: Path) -> None:
     keep(tmp_path, range(40), 0.8)
     keep(tmp_path, range(40, 80), 1.0, model="extrapolation 1")
     assert watched(tmp_path) == ()
+
+
+DAY = timedelta(days=1)
+
+
+def kinds(folder: Path) -> list[str]:
+    return [one.kind for one in history(folder / "alarms.jsonl")]
+
+
+@pytest.mark.parametrize("step", [DAY, 5 * DAY])
+def test_an_alarm_of_a_slow_product_is_raised_and_cleared(tmp_path: Path, step: timedelta) -> None:
+    for last, ratio in ((40, 0.8), (100, 1.3), (200, 0.8)):
+        keep(tmp_path, range(len(list(tmp_path.glob("*.json"))), last), ratio, step=step)
+        watched(tmp_path)
+    assert kinds(tmp_path) == [DEGRADED, RECOVERED]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is 20 scenes, and what makes the level."""
+    monkeypatch.setattr(alarms, "LOOKED_AT", 10 * DAY)
+    monkeypatch.setattr(alarms, "ENOUGH", 20)
+    monkeypatch.setattr(alarms, "LESSON", 30)
+
+
+@pytest.mark.usefixtures("short")
+def test_an_alarm_clears_when_its_beginning_is_not_read_any_more(tmp_path: Path) -> None:
+    for scene in range(200):
+        keep(tmp_path, range(scene, scene + 1), 1.3 if 40 <= scene < 100 else 0.8, step=DAY)
+        watched(tmp_path)
+    raised, cleared = history(tmp_path / "alarms.jsonl")
+    assert (raised.kind, cleared.kind) == (DEGRADED, RECOVERED)
+    assert 40 < (raised.at - START) / DAY <= 45
+    assert 100 < (cleared.at - START) / DAY <= 108
+
+
+@pytest.mark.usefixtures("short")
+def test_no_more_is_read_of_an_old_model_than_its_first_scenes_and_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(tmp_path, range(150), 0.8, step=DAY)
+    watched(tmp_path)
+    opened: list[str] = []
+    path = Store.path
+    monkeypatch.setattr(Store, "path", lambda store, day: opened.append(day) or path(store, day))
+    alarms.watch(Store(tmp_path, "tiny"), tmp_path / "alarms.jsonl")
+    days = [f"{(START + day * DAY).date()}" for day in range(150)]
+    assert {*opened} == {*days[:30], *days[-20:]}
 
 
 def test_an_alarm_is_a_line_of_plain_json(tmp_path: Path) -> None:
