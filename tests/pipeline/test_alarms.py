@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import alarms
+from pipeline import alarms, alarmscores
 from pipeline.alarms import (
     COVERAGE,
     DEGRADED,
@@ -243,9 +243,9 @@ def test_an_alarm_of_a_slow_product_is_raised_and_cleared(tmp_path: Path, step: 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read is 20 scenes, and what makes the level."""
-    monkeypatch.setattr(alarms, "LOOKED_AT", 10 * DAY)
-    monkeypatch.setattr(alarms, "ENOUGH", 20)
-    monkeypatch.setattr(alarms, "LESSON", 30)
+    monkeypatch.setattr(alarmscores, "LOOKED_AT", 10 * DAY)
+    monkeypatch.setattr(alarmscores, "ENOUGH", 20)
+    monkeypatch.setattr(alarmscores, "LESSON", 30)
 
 
 @pytest.mark.usefixtures("short")
