@@ -28,15 +28,16 @@ phi  sd   raised per 1,000   part of the time raised     errors half as large ag
 ==== ==== ================== =========================== ====================================
 
 It is a fold over what is known, in the order of valid times: the same scores give the same alarms, whenever and however
-often it is done. A new model starts afresh.
+often it is done. A new model starts afresh. Of a model that forecasts for long its first scenes and the newest ones
+are read: the first make the level, and the fold goes on from what was said before the newest.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from math import exp, log
 from pathlib import Path
 from typing import Any, Final
@@ -45,16 +46,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import durable
-from pipeline.scorebook import FORECAST
-from pipeline.scorestore import Store, codes, numbers, times
-from pipeline.specs import ALL
+from pipeline.alarmscores import COVERAGE, ERROR, Prove, Scored, Series, read
+from pipeline.scorestore import Store
 from pipeline.times import from_seconds
 
 DEGRADED, RECOVERED = "skill.degraded", "skill.recovered"
-ERROR, COVERAGE = "error", "coverage"
-REFERENCE: Final = "extrapolation"
-RUNGS: Final = ("extrapolation", "persistence", "climatology")  # what stands in for a model is none
-LOOKED_AT: Final = timedelta(days=60)  # of init times; a level is of the first scenes among them
 
 LEARNED: Final = 96  # scenes that make a level
 WARM: Final = 12  # scenes before which nothing is raised
@@ -133,21 +129,6 @@ class Alarm:
         return cls(**{**document, **moments})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Series:
-    """What the scenes say of one model, oldest first.
-
-    Attributes:
-        valid: ``(scene,)``, int64, valid times in seconds since 1970-01-01 UTC.
-        values: ``(scene, cell)``, a cell being a lead and band; the greater the worse, NaN where nothing is known.
-        known: ``(cell,)``, what held-out truths showed; NaN where they did not.
-    """
-
-    valid: NDArray[np.int64]
-    values: NDArray[np.float64]
-    known: NDArray[np.float64]
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """A crossing of a limit.
@@ -172,13 +153,20 @@ class Change:
 # --- the fold -------------------------------------------------------------------------------------
 
 
-def changes(series: Series, rule: Rule) -> list[Change]:
-    """Every crossing, in order; they are in turns raised and cleared."""
+def changes(series: Series, rule: Rule, start: int = 0, *, raised: bool = False) -> list[Change]:
+    """Every crossing, in order; they are in turns raised and cleared.
+
+    Args:
+        series: of a model, from its first scenes on.
+        rule: when there is one.
+        start: first scene that counts; those before it make the level alone.
+        raised: whether an alarm stood before it.
+    """
     excesses, levels, spreads = _excesses(series, rule)
     found: list[Change] = []
-    total, since, raised = 0.0, 0, False
+    total, since = 0.0, start
     for scene, excess in enumerate(excesses.tolist()):
-        if scene < WARM or excess != excess:  # NaN: nothing is known of it
+        if scene < max(WARM, start) or excess != excess:  # NaN: nothing is known of it
             continue
         cut = min(max(excess, -rule.cut), rule.cut)
         if total <= 0:
@@ -272,10 +260,7 @@ class _Level:
             self.squares, self.sums, self.seen = self.squares + excess**2, self.sums + excess, self.seen + 1
 
 
-# --- what is read, and what is told ---------------------------------------------------------------
-
-
-Prove = Callable[[str, str, datetime], "Mapping[str, Any] | None"]
+# --- what is told ---------------------------------------------------------------------------------
 
 
 def watch(store: Store, path: Path, prove: Prove = lambda _model, _key, _init: None) -> tuple[Alarm, ...]:
@@ -286,8 +271,8 @@ def watch(store: Store, path: Path, prove: Prove = lambda _model, _key, _init: N
         path: file of alarms, a line each.
         prove: what a run's manifest says of its model's intervals, by model, run key and init time.
     """
-    said = history(path)
-    new = [one for measure, series in _read(store, prove).items() for one in _unsaid(said, measure, *series)]
+    said, scored = history(path), read(store, prove)
+    new = [] if scored is None else [*_superseded(said, scored), *_unsaid(said, scored)]
     if new:
         lines = [json.dumps(one.to_json(), ensure_ascii=False) for one in (*said, *new)]
         durable.replace_text(path, "\n".join(lines) + "\n")
@@ -308,16 +293,36 @@ def standing(said: Sequence[Alarm]) -> list[Alarm]:
     return [one for one in {one.measure: one for one in said}.values() if one.open]
 
 
-def _unsaid(said: Sequence[Alarm], measure: str, model: str, series: Series) -> Iterator[Alarm]:
-    """What the scores say of a model that was not said before, in turns raised and cleared."""
-    last = next((one for one in reversed(said) if one.measure == measure), None)
-    if last is not None and last.model != model:
-        if len(series.valid) <= WARM:
-            return
-        if last.open:
-            yield _superseded(last, model, series)
-        last = None
-    found = [_alarm(one, measure, model, series) for one in changes(series, RULES[measure])]
+def _superseded(said: Sequence[Alarm], scored: Scored) -> Iterator[Alarm]:
+    """Closes what stands of another model than the newest, of measures that this one has no series of, too.
+
+    At once, because an alarm that stands is told again and asks for a retraining, which would follow upon the cure.
+    """
+    advice = f"nothing: {scored.model} forecasts now, and its skill is watched afresh"
+    for last in standing(said):
+        if last.model != scored.model:
+            yield Alarm(RECOVERED, last.measure, scored.model, scored.first, scored.first, {}, advice)
+
+
+def _unsaid(said: Sequence[Alarm], scored: Scored) -> Iterator[Alarm]:
+    """What the scores say of the newest model that was not said before, in turns raised and cleared."""
+    for measure, series in scored.series.items():
+        last = next((one for one in reversed(said) if one.measure == measure), None)
+        last = None if last is None or last.model != scored.model else last
+        start = int(np.searchsorted(series.valid, scored.start))
+        stood = _stood([one for one in said if one.measure == measure], scored)
+        crossed = changes(series, RULES[measure], start, raised=stood)
+        yield from _since(last, [_alarm(one, measure, scored.model, series) for one in crossed], series)
+
+
+def _stood(said: Sequence[Alarm], scored: Scored) -> bool:
+    """Whether an alarm of the newest model stood at the first scene that counts, by what was said of a measure."""
+    before = [one for one in said if one.at < from_seconds(scored.start)]
+    return bool(before) and before[-1].open and before[-1].model == scored.model
+
+
+def _since(last: Alarm | None, found: Sequence[Alarm], series: Series) -> Iterator[Alarm]:
+    """Those of the crossings of one measure that tell something new after what was said of it last."""
     raised = last is not None and last.open
     for one in found:
         if (last is None or one.at > last.at) and one.open != raised:
@@ -326,12 +331,6 @@ def _unsaid(said: Sequence[Alarm], measure: str, model: str, series: Series) -> 
     now = bool(found) and found[-1].open
     if found and now != raised:  # a late scene has changed what was said
         yield replace(found[-1], at=max(from_seconds(int(series.valid[-1])), found[-1].at))
-
-
-def _superseded(last: Alarm, model: str, series: Series) -> Alarm:
-    at = from_seconds(int(series.valid[WARM]))
-    advice = f"nothing: {model} forecasts now, and its skill is watched afresh"
-    return Alarm(RECOVERED, last.measure, model, from_seconds(int(series.valid[0])), at, {"scenes": WARM + 1}, advice)
 
 
 def _alarm(one: Change, measure: str, model: str, series: Series) -> Alarm:
@@ -364,73 +363,3 @@ def _advice(measure: str, *, raised: bool) -> str:
         "intervals hold fewer truths than they promise, though they follow the scores (forecast.follow): do not rely "
         "on them; if it lasts, train anew, which calibrates them again: cubecast models retrain"
     )
-
-
-def _read(store: Store, prove: Prove) -> dict[str, tuple[str, Series]]:
-    """The newest model and its series, by measure; nothing where no model has been scored."""
-    columns = ("run_key", "init", "lead", "band", "predictor", "model", "mae", "held", "promised")
-    if not store.days:
-        return {}
-    since = datetime.fromisoformat(f"{store.days[-1]}T00:00+00:00") - LOOKED_AT
-    table = store.read(columns, since=since, rung=[ALL], region=[ALL], predictor=[FORECAST, REFERENCE])
-    models, names = codes(table, "model")
-    init = times(table, "init")
-    own = np.array([name.rpartition(" ")[0] not in RUNGS for name in names], bool)[models] if len(names) else models
-    if not np.any(own):
-        return {}
-    newest = int(np.flatnonzero(own)[np.argmax(init[own])])
-    number = int(models[newest])
-    proof = prove(names[number], table.column("run_key")[newest].as_py(), from_seconds(int(init[newest])))
-    chosen = table.filter((models == number).tolist())
-    return {measure: (names[number], one) for measure, one in _series(chosen, proof).items()}
-
-
-def _series(table: Any, proof: Mapping[str, Any] | None) -> dict[str, Series]:
-    """Both measures of one model."""
-    run, init = codes(table, "run_key")[0], times(table, "init")
-    lead, (band, bands) = numbers(table, "lead").astype(np.int64), codes(table, "band")
-    predictor, predictors = codes(table, "predictor")
-    minutes, cell = np.unique(lead, return_inverse=True)
-    cell = cell * len(bands) + band
-    cells = len(minutes) * len(bands)
-    known = _proven(proof, len(minutes), len(bands))
-    found: dict[str, Series] = {}
-    own = predictor == predictors.index(FORECAST) if FORECAST in predictors else np.zeros(len(run), bool)
-    valid = init + 60 * lead
-    missed = numbers(table, "promised")[own] - numbers(table, "held")[own]
-    if np.isfinite(missed).any():
-        found[COVERAGE] = _gathered(valid[own], cell[own], missed, known)
-    if REFERENCE in predictors:
-        errors, place = numbers(table, "mae"), run * cells + cell
-        pairs = [np.full(int(place.max()) + 1, np.nan) for _ in range(2)]
-        for one, chosen in zip(pairs, (own, ~own), strict=True):
-            one[place[chosen]] = errors[chosen]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.log(pairs[0][place[own]] / pairs[1][place[own]])
-        ratios[~np.isfinite(ratios)] = np.nan
-        found[ERROR] = _gathered(valid[own], cell[own], ratios, np.full(cells, np.nan))
-    return found
-
-
-def _gathered(
-    valid: NDArray[np.int64], cell: NDArray[np.int64], values: NDArray[np.float64], known: NDArray[np.float64]
-) -> Series:
-    """Mean of each scene and cell, over the runs that have it; scenes of which nothing is known are left out."""
-    there = np.isfinite(values)
-    scenes, at = np.unique(valid[there], return_inverse=True)
-    shape = (len(scenes), len(known))
-    place = at * shape[1] + cell[there]
-    sums, counts = (np.bincount(place, weights, shape[0] * shape[1]) for weights in (values[there], None))
-    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return Series(scenes, means.reshape(shape), known)
-
-
-def _proven(proof: Mapping[str, Any] | None, leads: int, bands: int) -> NDArray[np.float64]:
-    """Promised less held by held-out truths, ``(lead * band,)``; NaN where they did not say it."""
-    found = np.full((leads, bands), np.nan)
-    if proof is not None and "coverage" in proof and "levels" in proof:
-        held = np.array(proof["coverage"], np.float64)
-        if held.ndim == 2 and held.shape[1] == bands:
-            shared = min(leads, len(held))
-            found[:shared] = proof["levels"][-1] - proof["levels"][0] - held[:shared]
-    return found.ravel()

@@ -115,8 +115,11 @@ def book(folder: Path, *, since: datetime | None = None) -> Iterator[RunScores]:
 
 
 def recent(folder: Path, model: str, init: datetime, count: int) -> list[RunScores]:
-    """The newest runs of a model (name and version) before an init time, oldest first; older files are not read."""
-    before = sorted(path for path in folder.glob("*.json") if path.name < stamp(init))
+    """The newest runs of a model (name and version) before an init time, oldest first.
+
+    Read are twice as many files as runs are asked for: a new model has few runs, and those before them are many.
+    """
+    before = sorted(path for path in folder.glob("*.json") if path.name < stamp(init))[-2 * count :]
     runs = (found for path in reversed(before) if (found := load(path)) is not None and found.model == model)
     return list(islice(runs, count))[::-1]
 

@@ -94,16 +94,19 @@ class Store:
             self.path(day).unlink(missing_ok=True)
         return [*changed, *gone]
 
-    def read(self, columns: Sequence[str], *, since: datetime | None = None, **wanted: Sequence[str]) -> pa.Table:
+    def read(
+        self, columns: Sequence[str], *, since: datetime | None = None, only: str = "", **wanted: Sequence[str]
+    ) -> pa.Table:
         """Some columns of all days, oldest init time first.
 
         Args:
             columns: their names.
             since: init times from then on.
+            only: the day that is read, like ``2020-04-01``; empty: every one.
             wanted: by column, which values are asked for: ``rung=["all"]``.
         """
-        first = "" if since is None else f"{since.date()}"
-        tables = [self._day_table(day, columns, since, wanted) for day in self.days if day >= first]
+        first, days = "" if since is None else f"{since.date()}", [only] if only else self.days
+        tables = [self._day_table(day, columns, since, wanted) for day in days if day >= first]
         return pa.concat_tables(tables) if tables else pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
 
     def _day_table(

@@ -40,7 +40,7 @@ class Marks:
     Attributes:
         ticks: labels of the x axis, by place.
         upright: labels of upright lines, by place.
-        spans: stretches of the x axis that are shaded.
+        spans: stretches of the x axis that are shaded; those of the three that lie beyond all points do not show.
         percent: whether y is a part of one.
         zero: whether y = 0 is always in sight.
     """
@@ -61,6 +61,9 @@ class _Scale:
     start: float
     end: float
 
+    def has(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
     def at(self, value: float) -> float:
         part = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return round(self.start + part * (self.end - self.start), 1)
@@ -68,18 +71,19 @@ class _Scale:
 
 def line_chart(title: str, lines: Sequence[Line], marks: Marks) -> str:
     """Lines over an x axis; an empty text where no line has a point."""
-    xs = [x for line in lines for x, y in line.points if y is not None]
+    xs = [x for line in lines for x, y in line.points if y is not None and isfinite(y)]
     ys = [y for line in lines for _, y in line.points if y is not None and isfinite(y)]
     if not ys:
         return ""
     steps = ticks(min([*ys, 0.0] if marks.zero else ys), max([*ys, 0.0] if marks.zero else ys))
     across = _Scale(min(xs), max(xs), LEFT + 8, WIDTH - RIGHT - 8)
     up = _Scale(steps[0], steps[-1], HEIGHT - BOTTOM, TOP)
+    upright = [(place, text) for place, text in marks.upright if across.has(place)]
     parts = [
-        *(_span(across, span) for span in marks.spans),
+        *(_span(across, span) for span in marks.spans if span[0] <= across.high and span[1] >= across.low),
         *_grid(up, steps, percent=marks.percent),
-        *_labels(across, marks.ticks),
-        *(_upright(across, number, *mark) for number, mark in enumerate(marks.upright)),
+        *_labels(across, {place: text for place, text in marks.ticks.items() if across.has(place)}),
+        *(_upright(across, number, *mark) for number, mark in enumerate(upright)),
         *(_line(line, across, up, number, percent=marks.percent) for number, line in enumerate(lines)),
         *_key([line.name for line in lines], [line.dashed for line in lines]),
     ]

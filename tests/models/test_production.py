@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -75,7 +76,7 @@ def test_each_scored_lead_is_told_once_at_the_time_and_slot_of_its_run(productio
     assert desk.of("coverage/sky/0005min") == [0.7]
     assert {(one.time, one.step) for one in desk.numbers} == {(int((ORIGIN + 3 * CADENCE).timestamp() * 1000), 3)}
     assert production.send(desk) == 0
-    assert production.untold == {}
+    assert production.untold == []
 
 
 def test_a_reference_without_error_has_no_skill_against_it(production: Production) -> None:
@@ -107,7 +108,58 @@ def test_an_outage_delays_numbers_and_loses_none(production: Production) -> None
     desk.left = 1000
     production.send(desk)
     assert len(desk.of("mae/sky/0005min")) == len(desk.of("mae/sky/0010min")) == 30
-    assert production.untold == {}
+    assert production.untold == []
+
+
+def gone(production: Production, *slots: int) -> None:
+    """Runs that were tidied, or withdrawn."""
+    index = production.folder / "state" / "waiting.json"
+    known = waiting.load(index)
+    known.keep(name for name in known.leads if int(name.partition("-")[2], 16) not in slots)
+    waiting.save(index, known)
+
+
+def test_scores_of_runs_that_are_published_no_more_are_told_too(production: Production) -> None:
+    desk = Desk()
+    scored(production, 1, 5)
+    scored(production, 2, 5, 10)
+    production.send(desk)
+    scored(production, 1, 5, 10)
+    scored(production, 3, 5)  # its second truth does not come any more
+    gone(production, 1, 2, 3)
+    assert len(production.untold) == 2
+    production.send(desk)
+    steps = {key: [one.step for one in desk.numbers if one.key == f"mae/sky/{key}"] for key in ("0005min", "0010min")}
+    assert steps == {"0005min": [1, 2, 3], "0010min": [2, 1]}
+    assert [one.step for one in desk.numbers if one.key == "mae/sky/region/coast"] == [2, 1, 3]
+    assert (production.untold, production.send(desk)) == ([], 0)
+
+
+def test_the_note_names_only_runs_that_wait_for_truth(production: Production) -> None:
+    desk = Desk()
+    for slot in range(30):
+        scored(production, slot, *([5, 10] if slot < 28 else [5]))
+    production.send(desk)
+    assert len(production.told.leads) == 2
+    gone(production, *range(30))
+    assert (production.untold, production.send(desk)) == ([], 0)
+    assert production.told.leads == {}
+
+
+def test_what_a_running_verification_has_written_is_told_when_it_is_done(production: Production) -> None:
+    desk = Desk()
+    scored(production, 1, 5)
+    index = production.folder / "state" / "waiting.json"
+    before, stat = index.read_bytes(), index.stat()
+    scored(production, 1, 5, 10)
+    after = index.read_bytes()
+    index.write_bytes(before)
+    os.utime(index, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    production.send(desk)
+    index.write_bytes(after)
+    production.send(desk)
+    assert desk.of("mae/sky/0010min") == [1.0]
+    assert production.untold == []
 
 
 def test_another_server_or_a_lost_run_is_told_everything(production: Production) -> None:

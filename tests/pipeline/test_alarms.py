@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline import alarms, alarmscores
 from pipeline.alarms import (
     COVERAGE,
     DEGRADED,
@@ -118,15 +119,26 @@ def test_leads_that_start_later_have_levels_of_their_own() -> None:
 # --- from pages to alarms -------------------------------------------------------------------------
 
 
-def keep(folder: Path, slots: range, ratio: float, model: str = "radar 1") -> None:
-    """Runs of one lead, whose error is so many times that of extrapolation."""
+def keep(
+    folder: Path,
+    slots: range,
+    ratio: float,
+    model: str = "radar 1",
+    *,
+    held: float | None = 0.8,
+    key: str = "1",
+    step: timedelta = STEP,
+) -> None:
+    """Runs of one lead, whose error is so many times that of extrapolation; their keys begin with ``key``."""
+    promised = None if held is None else 0.8
     for slot in slots:
-        init, key = START + slot * STEP, f"{slot:012x}"
+        init, name = START + slot * step, f"{key}{slot:011x}"
+        errors = 100 * ratio * (1 + 0.01 * (slot % 3))
         scores = (
-            Score(5, "sky", FORECAST, 100, 100 * ratio * (1 + 0.01 * (slot % 3)), 1.0, held=0.8, promised=0.8),
+            Score(5, "sky", FORECAST, 100, errors, 1.0, held=held, promised=promised),
             Score(5, "sky", "extrapolation", 100, 100.0, 1.0),
         )
-        save(page(folder, key, init), RunScores(key, init, model, scores))
+        save(page(folder, name, init), RunScores(name, init, model, scores))
 
 
 def watched(folder: Path) -> tuple[Alarm, ...]:
@@ -164,22 +176,101 @@ def test_the_same_scores_give_the_same_alarms_however_they_arrive(tmp_path: Path
     assert [alarm.kind for alarm in said[0]] == [DEGRADED, RECOVERED]
 
 
-def test_a_new_model_starts_afresh_and_closes_what_its_predecessor_left_open(tmp_path: Path) -> None:
+def test_what_stands_of_a_model_is_closed_as_soon_as_its_successor_is_scored(tmp_path: Path) -> None:
+    """A retraining is asked for as long as an alarm stands, so a cure would be followed by another training."""
     keep(tmp_path, range(40), 0.8)
     keep(tmp_path, range(40, 60), 1.3)
     watched(tmp_path)
-    keep(tmp_path, range(60, 60 + WARM), 1.3, model="radar 2")
-    assert watched(tmp_path) == ()
-    keep(tmp_path, range(60 + WARM, 64 + WARM), 1.3, model="radar 2")
+    keep(tmp_path, range(60, 61), 1.3, model="radar 2")
     (alarm,) = watched(tmp_path)
-    assert (alarm.kind, alarm.model) == (RECOVERED, "radar 2")
+    assert (alarm.kind, alarm.model, alarm.at) == (RECOVERED, "radar 2", START + 61 * STEP)
     assert standing(history(tmp_path / "alarms.jsonl")) == []
+    keep(tmp_path, range(61, 64 + WARM), 1.3, model="radar 2")  # its own level, from its own scenes
+    assert watched(tmp_path) == ()
+
+
+def test_what_a_new_model_says_nothing_of_is_closed_too(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    keep(tmp_path, range(40, 60), 0.8, held=0.3)
+    assert [one.measure for one in watched(tmp_path)] == [COVERAGE]
+    keep(tmp_path, range(60, 61), 0.8, model="radar 2", held=None)
+    (alarm,) = watched(tmp_path)
+    assert (alarm.kind, alarm.measure, alarm.model) == (RECOVERED, COVERAGE, "radar 2")
+
+
+@pytest.mark.parametrize("slot", [20, 60])
+def test_a_hindcast_by_an_old_model_changes_nothing(tmp_path: Path, slot: int) -> None:
+    keep(tmp_path, range(20), 0.8, model="radar 1")
+    keep(tmp_path, range(21, 50), 0.8, model="radar 2")
+    keep(tmp_path, range(50, 61), 1.3, model="radar 2")
+    (alarm,) = watched(tmp_path)
+    keep(tmp_path, range(slot, slot + 1), 0.8, model="radar 1", key="0")
+    assert watched(tmp_path) == ()
+    assert standing(history(tmp_path / "alarms.jsonl")) == [alarm]
+
+
+def test_a_model_that_comes_back_is_told_of_as_it_stands(tmp_path: Path) -> None:
+    keep(tmp_path, range(40), 0.8)
+    keep(tmp_path, range(40, 60), 1.3)
+    (alarm,) = watched(tmp_path)
+    keep(tmp_path, range(60, 65), 0.8, model="radar 2")
+    watched(tmp_path)
+    keep(tmp_path, range(65, 66), 1.3)
+    assert watched(tmp_path) == (alarm,)
 
 
 def test_what_stands_in_for_a_model_is_not_watched(tmp_path: Path) -> None:
     keep(tmp_path, range(40), 0.8)
     keep(tmp_path, range(40, 80), 1.0, model="extrapolation 1")
     assert watched(tmp_path) == ()
+
+
+DAY = timedelta(days=1)
+
+
+def kinds(folder: Path) -> list[str]:
+    return [one.kind for one in history(folder / "alarms.jsonl")]
+
+
+@pytest.mark.parametrize("step", [DAY, 5 * DAY])
+def test_an_alarm_of_a_slow_product_is_raised_and_cleared(tmp_path: Path, step: timedelta) -> None:
+    for last, ratio in ((40, 0.8), (100, 1.3), (200, 0.8)):
+        keep(tmp_path, range(len(list(tmp_path.glob("*.json"))), last), ratio, step=step)
+        watched(tmp_path)
+    assert kinds(tmp_path) == [DEGRADED, RECOVERED]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is 20 scenes, and what makes the level."""
+    monkeypatch.setattr(alarmscores, "LOOKED_AT", 10 * DAY)
+    monkeypatch.setattr(alarmscores, "ENOUGH", 20)
+    monkeypatch.setattr(alarmscores, "LESSON", 30)
+
+
+@pytest.mark.usefixtures("short")
+def test_an_alarm_clears_when_its_beginning_is_not_read_any_more(tmp_path: Path) -> None:
+    for scene in range(200):
+        keep(tmp_path, range(scene, scene + 1), 1.3 if 40 <= scene < 100 else 0.8, step=DAY)
+        watched(tmp_path)
+    raised, cleared = history(tmp_path / "alarms.jsonl")
+    assert (raised.kind, cleared.kind) == (DEGRADED, RECOVERED)
+    assert 40 < (raised.at - START) / DAY <= 45
+    assert 100 < (cleared.at - START) / DAY <= 108
+
+
+@pytest.mark.usefixtures("short")
+def test_no_more_is_read_of_an_old_model_than_its_first_scenes_and_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(tmp_path, range(150), 0.8, step=DAY)
+    watched(tmp_path)
+    opened: list[str] = []
+    path = Store.path
+    monkeypatch.setattr(Store, "path", lambda store, day: opened.append(day) or path(store, day))
+    alarms.watch(Store(tmp_path, "tiny"), tmp_path / "alarms.jsonl")
+    days = [f"{(START + day * DAY).date()}" for day in range(150)]
+    assert {*opened} == {*days[:30], *days[-20:]}
 
 
 def test_an_alarm_is_a_line_of_plain_json(tmp_path: Path) -> None:

@@ -30,6 +30,14 @@ def test_older_files_are_not_read(tmp_path: Path) -> None:
     assert recent(tmp_path, "rain 1", START + 9 * STEP, 2) == runs[1:]
 
 
+def test_of_a_model_with_few_runs_older_files_are_not_read_either(tmp_path: Path) -> None:
+    for number in range(8):
+        kept(tmp_path, number)
+    page(tmp_path, "key3", START + 3 * STEP).write_text("no JSON")
+    run = kept(tmp_path, 8, model="rain 2")
+    assert recent(tmp_path, "rain 2", START + 9 * STEP, 2) == [run]
+
+
 def test_a_file_from_before_there_was_yielding_speaks_of_the_model(tmp_path: Path) -> None:
     run = kept(tmp_path, 0)
     path = page(tmp_path, run.run_key, run.init)

@@ -30,6 +30,17 @@ def test_a_chart_is_valid_xml_that_says_names_and_interrupts_lines_where_nothing
     assert {"a < b", "<4>", "model 2"} <= {one.text for one in root.iter("text")}
 
 
+def test_what_lies_beyond_the_points_does_not_show() -> None:
+    line = Line("a", [(0, None), (1, float("nan")), (2, 0.2), (3, 0.3), (4, 0.2), (5, None)])
+    uprights = [(0, "model 1"), (3, "model 2"), (5, "model 3")]
+    marks = Marks({0: "early", 2: "first", 4: "last", 5: "late"}, uprights, [(0, 1), (1, 3), (5, 6)])
+    root = ET.fromstring(line_chart("skill", [line], marks))
+    texts = {one.text for one in root.iter("text")}
+    assert {"first", "last", "model 2"} <= texts
+    assert not {"early", "late", "model 1", "model 3"} & texts
+    assert len([one for one in root.iter("rect") if one.get("class") == "s"]) == 1
+
+
 def test_where_nothing_is_known_there_is_no_chart() -> None:
     assert line_chart("skill", [Line("a", [(0, None)])], Marks({})) == ""
     assert stacked_bars("rungs", {}, []) == ""
