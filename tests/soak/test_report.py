@@ -191,6 +191,15 @@ def test_memory_that_grows_step_by_step_is_seen_and_a_warm_up_is_not() -> None:
     assert failing(oracle, warm) == {}
 
 
+def test_one_leap_is_no_leak_and_leaps_are() -> None:
+    oracle = told()
+    seen, steps = perfect(oracle), 30
+    once = replace(seen, usage=usage([100.0 + 45 * (step >= 18) for step in range(steps)], [40] * steps))
+    assert failing(oracle, once) == {}
+    again = replace(seen, usage=usage([100.0 + 45 * (step // 8) for step in range(steps)], [40] * steps))
+    assert only_fault(oracle, again).faults == ("server: 145 to 235 MiB",)
+
+
 def test_files_that_stay_open_are_seen() -> None:
     oracle = told()
     leak = replace(perfect(oracle), usage=usage([300.0] * 30, [40 + 2 * step for step in range(30)]))
