@@ -19,8 +19,9 @@ from pipeline.errors import ConfigError, ServiceError
 
 DEMO: Final = Path("work/demo/product.toml")
 DEPLOYMENTS: Final = Path(__file__).parents[1] / "deploy" / "prefect.yaml"
-POOLS: Final = {"cpu": 3, "gpu": 1}
-"""Work pools, and how many flow runs each works on at once; an ingest that watches the inbox is always one of them."""
+BESIDE_INGESTS: Final = 2
+"""Runs of the cpu pool at once beside the ingests: a forecast need not wait for a verification or the housekeeping."""
+POOLS: Final = ("cpu", "gpu")
 PATIENCE: Final = 300.0  # seconds for a server to answer; 15 on an idle machine
 GRACE: Final = 20.0  # seconds to end in peace; 3 on an idle machine
 
@@ -83,6 +84,13 @@ class Place:
         """The ports that our servers need, by setting."""
         ports = {"prefect_port": self.prefect_port}
         return ports | {"mlflow_port": self.mlflow_port} if self.serves_mlflow else ports
+
+    def limit(self, pool: str) -> int:
+        """How many flow runs our worker of a pool works on at once.
+
+        The ingest of every product watches its inbox for 4.5 of 5 minutes, so a place for each is always taken.
+        """
+        return len(self.products) + BESIDE_INGESTS if pool == "cpu" else 1
 
     def service(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> Service:
         """A Python program of this environment, run inside the workspace."""
@@ -238,8 +246,8 @@ def _start_workers(place: Place, children: Children, say: Say) -> None:
         deploy = _deploy(place, product)
         children.start(deploy)
         children.finish(deploy)
-    for pool, limit in POOLS.items():
-        children.start(_worker(place, pool, limit))
+    for pool in POOLS:
+        children.start(_worker(place, pool))
     children.start(place.service("sweeper", "flows.sweeper"))
     with _prefect_answers(place):
         while not all(server.call(f"/work_pools/{pool}")["status"] == "READY" for pool in POOLS):
@@ -252,8 +260,8 @@ def _deploy(place: Place, product: Product) -> Service:
     return replace(place.service(f"deploy-{product.name}", *command, environment=told), ends=True)
 
 
-def _worker(place: Place, pool: str, limit: int) -> Service:
-    command = ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit))
+def _worker(place: Place, pool: str) -> Service:
+    command = ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(place.limit(pool)))
     service = place.service(f"worker-{pool}", *command, "--name", f"{pool} on this machine")
     return replace(service, outlived=True)  # its runs go on, and tell the server themselves what becomes of them
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -20,7 +20,7 @@ import pytest
 import rasterio
 
 from flows.children import port_is_free
-from flows.stack import DEMO, check_ports, find_place
+from flows.stack import DEMO, _worker, check_ports, find_place
 from pipeline.config import load
 from pipeline.errors import ConfigError, ServiceError
 
@@ -33,7 +33,10 @@ def test_without_a_demo_the_user_hears_what_to_do(tmp_path: Path, monkeypatch: p
         find_place([DEMO])
 
 
-def test_a_taken_port_is_named_with_the_setting_that_changes_it(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_port_is_named_with_the_setting_that_changes_it(
+    product: Path, monkeypatch: pytest.MonkeyPatch, free_ports: tuple[int, int]
+) -> None:
+    monkeypatch.setenv("CUBECAST_SERVICES__PREFECT_PORT", str(free_ports[0]))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -66,6 +69,19 @@ def test_several_products_share_the_servers_of_the_first(product: Path, tmp_path
 def test_products_that_share_servers_have_names_of_their_own(product: Path) -> None:
     with pytest.raises(ConfigError, match=r"names of their own.*\[product\] name"):
         find_place([product, product])
+
+
+@pytest.mark.parametrize("products", [1, 3, 8])
+def test_ingests_that_watch_their_inboxes_leave_two_places_for_other_runs(product: Path, products: int) -> None:
+    one = find_place([product])
+    command = _worker(replace(one, products=one.products * products), "cpu").command
+    assert int(command[command.index("--limit") + 1]) == products + 2
+
+
+def test_trainings_take_turns(product: Path) -> None:
+    one = find_place([product])
+    command = _worker(replace(one, products=one.products * 3), "gpu").command
+    assert command[command.index("--limit") + 1] == "1"
 
 
 def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
