@@ -22,6 +22,12 @@ DEPLOYMENTS: Final = Path(__file__).parents[1] / "deploy" / "prefect.yaml"
 BESIDE_INGESTS: Final = 2
 """Runs of the cpu pool at once beside the ingests: a forecast need not wait for a verification or the housekeeping."""
 POOLS: Final = ("cpu", "gpu")
+HISTORY: Final = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # the default, events, keeps runs and logs for ever
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "P14D",
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",  # ISO 8601: the server does not start with a number of seconds here
+}
+"""How long Prefect's database keeps what has ended; the user's own environment may say otherwise."""
 PATIENCE: Final = 300.0  # seconds for a server to answer; 15 on an idle machine
 GRACE: Final = 20.0  # seconds to end in peace; 3 on an idle machine
 
@@ -189,30 +195,38 @@ def _names(place: Place) -> str:
 
 
 def _environment(place: Place) -> dict[str, str]:
-    """This machine's, without the user's own Prefect settings: a Cloud account or a profile has no say here."""
+    """This machine's, without the user's own Prefect settings: a Cloud account or a profile has no say here.
+
+    Only how long history is kept (:data:`HISTORY`) is the user's to say.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    history = {name: os.environ.get(name, ours) for name, ours in HISTORY.items()}
     direct = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), HOST)))
-    return kept | {
-        "PREFECT_HOME": str(place.workspace / "prefect"),
-        "PREFECT_API_URL": place.api,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        # In memory, they are lost with the server, and a run whose lease is lost ends itself.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite: as long as its own patience with another writer
-        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # 30 is half of a cadence of a minute
-        "PREFECT_WORKER_QUERY_SECONDS": "5",
-        "PREFECT_LOGGING_COLORS": "false",
-        "PREFECT_CLI_COLORS": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its helper processes take 0.8 GiB
-        "CUBECAST_TRACKING__URI": place.mlflow,
-        "DO_NOT_TRACK": "1",
-        "NO_PROXY": direct,
-        "no_proxy": direct,
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    return (
+        kept
+        | history
+        | {
+            "PREFECT_HOME": str(place.workspace / "prefect"),
+            "PREFECT_API_URL": place.api,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+            # In memory, they are lost with the server, and a run whose lease is lost ends itself.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite: as long as its own patience with another writer
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # 30 is half of a cadence of a minute
+            "PREFECT_WORKER_QUERY_SECONDS": "5",
+            "PREFECT_LOGGING_COLORS": "false",
+            "PREFECT_CLI_COLORS": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its helper processes take 0.8 GiB
+            "CUBECAST_TRACKING__URI": place.mlflow,
+            "DO_NOT_TRACK": "1",
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
 
 
 def _start_servers(place: Place, children: Children, say: Say) -> None:

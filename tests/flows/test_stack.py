@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 import rasterio
 
 from flows.children import port_is_free
-from flows.stack import DEMO, _worker, check_ports, find_place
+from flows.stack import DEMO, HISTORY, _worker, check_ports, find_place
 from pipeline.config import load
 from pipeline.errors import ConfigError, ServiceError
 
@@ -92,6 +92,35 @@ def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: py
     assert "PREFECT_API_KEY" not in environment
     assert environment["PREFECT_API_URL"] == place.api
     assert Path(environment["PREFECT_HOME"]).is_relative_to(place.workspace)
+
+
+def server_settings(environment: Mapping[str, str]) -> list[Any]:
+    """What Prefect itself reads of an environment: kinds that are deleted, days of runs, days of events."""
+    read = """
+import json
+from prefect.settings import get_current_settings
+server = get_current_settings().server
+vacuum = server.services.db_vacuum
+kinds = sorted(vacuum.enabled_vacuum_types)
+print(json.dumps([kinds, vacuum.retention_period.days, server.events.retention_period.days]))
+"""
+    command = (sys.executable, "-c", read)
+    return json.loads(subprocess.run(command, env=dict(environment), capture_output=True, check=True).stdout)
+
+
+def test_prefects_database_forgets_old_runs_and_events(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in HISTORY:
+        monkeypatch.delenv(name, raising=False)
+    environment = find_place([product]).service("prefect", "prefect").environment
+    assert server_settings(environment) == [["events", "flow_runs", "orphans"], 14, 2]
+
+
+def test_the_user_says_how_long_history_is_kept(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events")
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD", "P90D")
+    monkeypatch.setenv("PREFECT_SERVER_EVENTS_RETENTION_PERIOD", "P7D")
+    environment = find_place([product]).service("prefect", "prefect").environment
+    assert server_settings(environment) == [["events"], 90, 7]
 
 
 def test_a_proxy_is_not_asked_for_this_machine(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
