@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Final
 from urllib.request import ProxyHandler, build_opener
 
+from flows.output import last_lines, open_output, turn_over
 from pipeline.errors import ServiceError
 
 HOST: Final = "127.0.0.1"
 POLL: Final = 0.25  # seconds
 TAIL: Final = 15  # lines of a log that are shown when its program fails
+TURNING: Final = 60.0  # seconds from one look at the size of the logs to the next
 LAST_BREATH: Final = 5.0  # seconds
 WAITS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a service that stopped is started again: the first time, the second one in a row, and so on."""
@@ -40,7 +42,7 @@ class Service:
         command: program and arguments.
         environment: all of it; nothing is inherited.
         folder: working directory.
-        log: file of its output, from this start on.
+        log: file of its output, from its first start on; beyond 20 MB it becomes ``.1``.
         ends: whether it is done some time, successfully.
         outlived: whether what it started goes on when it stops, and ends at the latest when it is ended.
     """
@@ -80,6 +82,7 @@ class Children:
         self._deaths: dict[Service, _Death] = {}
         self._orphans: dict[Service, set[int]] = {}
         self._interrupted = False
+        self._looked = time.monotonic()
 
     @property
     def running(self) -> tuple[Service, ...]:
@@ -102,12 +105,11 @@ class Children:
 
     def start(self, service: Service) -> None:
         """Starts a service in a session of its own, so that the terminal's Ctrl-C does not reach it before us."""
-        self._start(service, "wb")
+        self._start(service, anew=True)
 
-    def _start(self, service: Service, mode: str) -> None:
-        service.log.parent.mkdir(parents=True, exist_ok=True)
+    def _start(self, service: Service, *, anew: bool) -> None:
         self._started[service] = time.monotonic()
-        with service.log.open(mode) as log:
+        with open_output(service.log, anew=anew) as log:
             self._running[service] = subprocess.Popen(
                 service.command,
                 cwd=service.folder,
@@ -130,7 +132,7 @@ class Children:
             raise ServiceError(f"{self._how_it_stopped(service)}. {log_end(service)}")
 
     def tend(self, say: Callable[[str], None]) -> None:
-        """Waits a moment, and starts again what has stopped.
+        """Waits a moment, starts again what has stopped, and turns logs that have grown too large.
 
         Args:
             say: told of each service that stopped.
@@ -142,6 +144,14 @@ class Children:
         self._wait_a_moment()
         for service in self._stopped():
             self._revive(service, say)
+        self._turn_logs()
+
+    def _turn_logs(self) -> None:
+        if (now := time.monotonic()) - self._looked < TURNING:
+            return
+        self._looked = now
+        for service in self._running:
+            turn_over(service.log)
 
     def _revive(self, service: Service, say: Callable[[str], None]) -> None:
         now, death = time.monotonic(), self._deaths.setdefault(service, _Death())
@@ -156,7 +166,7 @@ class Children:
         if now >= death.due:
             death.due = None
             self._leave(service, self._running[service].pid)
-            self._start(service, "ab")
+            self._start(service, anew=False)
 
     def _leave(self, service: Service, group: int) -> None:
         """What a stopped service started goes on, or ends now: it could hold the port that the next one needs."""
@@ -236,7 +246,7 @@ def port_is_free(port: int) -> bool:
 
 def log_end(service: Service) -> str:
     """The last lines of a service's log, and where the others are."""
-    lines = service.log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    lines = last_lines(service.log, TAIL)
     return "\n".join([f"The end of {service.log}:", *(f"  {line}" for line in lines)])
 
 

@@ -23,9 +23,9 @@ BESIDE_INGESTS: Final = 2
 """Runs of the cpu pool at once beside the ingests: a forecast need not wait for a verification or the housekeeping."""
 POOLS: Final = ("cpu", "gpu")
 HISTORY: Final = {
-    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # the default, events, keeps runs and logs for ever
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # by default runs stay for ever
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "P14D",
-    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",  # ISO 8601: the server does not start with a number of seconds here
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",  # ISO 8601: no number of seconds is understood here
 }
 """How long Prefect's database keeps what has ended; the user's own environment may say otherwise."""
 PATIENCE: Final = 300.0  # seconds for a server to answer; 15 on an idle machine

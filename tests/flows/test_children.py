@@ -124,6 +124,34 @@ def test_a_service_that_stops_again_and_again_is_given_up(
     assert len(said) == 2
 
 
+def test_the_log_of_a_child_that_runs_is_turned_when_it_has_grown_large(
+    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.output.LARGE", 1000)
+    monkeypatch.setattr("flows.children.TURNING", 0.5)
+    count = "import time\nfor number in range(10**6): print(number, flush=True); time.sleep(0.002)"
+    service = python(tmp_path, count)
+    children.start(service)
+    older = service.log.with_name("child.log.1")
+    tend_until(children, older.exists, [])
+    size = older.stat().st_size
+    tend_until(children, lambda: 0 < service.log.stat().st_size < size, [])
+    assert b"\0" not in service.log.read_bytes()
+    assert older.read_text(encoding="utf-8").startswith("0\n1\n")
+
+
+def test_the_logs_are_looked_at_once_a_minute(
+    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.output.LARGE", 1)
+    service = python(tmp_path, "print('some words')", SLEEP)
+    children.start(service)
+    output(service)
+    for _ in range(3):
+        children.tend([].append)
+    assert output(service) == "some words\n"
+
+
 ORPHAN = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {STUBBORN + '; ' + SLEEP!r}])"
 
 
