@@ -91,12 +91,14 @@ class Children:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes Ctrl-C, SIGTERM and the closing of the terminal as a wish to end."""
+        """Takes Ctrl-C, SIGTERM and the closing of the terminal as a wish to end; under nohup it closes unheard."""
 
         def note(*_: object) -> None:
             self._interrupted = True
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        detached = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
+        wishes = (signal.SIGINT, signal.SIGTERM) + (() if detached else (signal.SIGHUP,))
+        before = {number: signal.signal(number, note) for number in wishes}
         try:
             yield
         finally:

@@ -203,6 +203,17 @@ def test_a_signal_is_a_wish_that_a_pause_passes_on(children: Children, number: s
     assert signal.getsignal(number) is before
 
 
+def test_under_nohup_the_closing_of_the_terminal_ends_nothing(children: Children) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with children.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            children.pause()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_server_is_waited_for_no_longer_than_asked(
     children: Children, tmp_path: Path, free_ports: tuple[int, int]
 ) -> None:
