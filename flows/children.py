@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.request import ProxyHandler, build_opener
 
+from flows.groups import Leader, await_nobody, exists, leader, send, write_note
 from flows.output import last_lines, open_output, turn_over
 from pipeline.errors import ServiceError
 
@@ -21,7 +21,6 @@ HOST: Final = "127.0.0.1"
 POLL: Final = 0.25  # seconds
 TAIL: Final = 15  # lines of a log that are shown when its program fails
 TURNING: Final = 60.0  # seconds from one look at the size of the logs to the next
-LAST_BREATH: Final = 5.0  # seconds
 WAITS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a service that stopped is started again: the first time, the second one in a row, and so on."""
 QUICK: Final = 60.0  # seconds; who stopped sooner after its start has stopped in a row
@@ -74,9 +73,14 @@ class Children:
 
     A signal only leaves a note, which :meth:`pause` reads: so it cannot fall between the start of a program and its
     entry here, and no second Ctrl-C can break off the clearing up.
+
+    Args:
+        note: file that names them while they run, for :func:`flows.groups.end_remains` if this process is killed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Path | None = None) -> None:
+        self._note = note
+        self._leaders: dict[Service, Leader | None] = {}
         self._running: dict[Service, subprocess.Popen[bytes]] = {}
         self._started: dict[Service, float] = {}
         self._deaths: dict[Service, _Death] = {}
@@ -121,6 +125,13 @@ class Children:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._leaders[service] = leader(service.name, self._running[service].pid)
+        self._write_note()
+
+    def _write_note(self) -> None:
+        if self._note is not None:
+            leaders = [self._leaders[service] for service in self._running]
+            write_note(self._note, [one for one in leaders if one is not None])
 
     def pause(self) -> None:
         """Waits a moment.
@@ -175,8 +186,8 @@ class Children:
         if service.outlived:
             self._orphans.setdefault(service, set()).add(group)
         else:
-            _signal(group, signal.SIGKILL)
-            _await_nobody(group)
+            send(group, signal.SIGKILL)
+            await_nobody(group)
 
     def _stopped(self) -> list[Service]:
         over = [service for service, process in self._running.items() if process.poll() is not None]
@@ -190,7 +201,7 @@ class Children:
         if self._interrupted:
             raise Interrupted
         for groups in self._orphans.values():
-            groups -= {group for group in groups if not _exists(group)}  # the system gives numbers out again
+            groups -= {group for group in groups if not exists(group)}  # the system gives numbers out again
 
     def wait_for(self, service: Service, url: str, patience: float) -> None:
         """Waits until ``url`` of ``service`` answers with success.
@@ -215,24 +226,26 @@ class Children:
         while self._running[service].poll() != 0:
             self.pause()
         del self._running[service]
+        self._write_note()
 
     def stop(self, services: Collection[Service], grace: float) -> None:
         """Ends services and what they started: by request, and after ``grace`` seconds by force."""
         ending = {service: self._running.pop(service) for service in services if service in self._running}
-        orphans = {group for service in ending for group in self._orphans.pop(service, ()) if _exists(group)}
+        orphans = {group for service in ending for group in self._orphans.pop(service, ()) if exists(group)}
         groups = {process.pid for process in ending.values()} | orphans
         for group in groups:
-            _signal(group, signal.SIGTERM)
+            send(group, signal.SIGTERM)
         deadline = time.monotonic() + grace
         for process in ending.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            _signal(process.pid, signal.SIGKILL)  # what the service started and did not end is in its group
+            send(process.pid, signal.SIGKILL)  # what the service started and did not end is in its group
             process.wait()
         for group in orphans:
-            _signal(group, signal.SIGKILL)
+            send(group, signal.SIGKILL)
         for group in groups:
-            _await_nobody(group)
+            await_nobody(group)
+        self._write_note()
 
 
 def port_is_free(port: int) -> bool:
@@ -250,26 +263,6 @@ def log_end(service: Service) -> str:
     """The last lines of a service's log, and where the others are."""
     lines = last_lines(service.log, TAIL)
     return "\n".join([f"The end of {service.log}:", *(f"  {line}" for line in lines)])
-
-
-def _signal(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says it with the second
-        os.killpg(group, number)
-
-
-def _await_nobody(group: int) -> None:
-    """Until the group is empty: the killed end on their own time, and whoever starts anew needs their ports."""
-    deadline = time.monotonic() + LAST_BREATH
-    while time.monotonic() < deadline and _exists(group):
-        time.sleep(0.05)
-
-
-def _exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def _answers(url: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.error import HTTPError
 
 from flows.children import HOST, Children, Interrupted, Service, port_is_free
+from flows.groups import end_remains
 from flows.server import Server
 from pipeline.config import Settings, load
 from pipeline.errors import ConfigError, ServiceError
@@ -91,6 +92,11 @@ class Place:
         ports = {"prefect_port": self.prefect_port}
         return ports | {"mlflow_port": self.mlflow_port} if self.serves_mlflow else ports
 
+    @property
+    def note(self) -> Path:
+        """File that names our children while they run."""
+        return self.workspace / "logs" / "children.json"
+
     def limit(self, pool: str) -> int:
         """How many flow runs our worker of a pool works on at once.
 
@@ -118,9 +124,10 @@ def up(configs: Sequence[Path], *, say: Say, feed: bool = False) -> None:
         ServiceError: a port is taken, or a child fails again and again; the others are stopped first.
     """
     place = find_place(configs)
+    end_remains(place.note, say)
     check_ports(place)
     place.workspace.mkdir(parents=True, exist_ok=True)
-    children = Children()
+    children = Children(place.note)
     with children.listening(), _stopping(place, children):
         try:
             say(f"Starting the servers of {_names(place)}, half a minute; they keep all they know in {place.workspace}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -212,6 +213,34 @@ def test_under_nohup_the_closing_of_the_terminal_ends_nothing(children: Children
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_note_names_who_runs_and_goes_with_the_last(tmp_path: Path) -> None:
+    note = tmp_path / "logs" / "children.json"
+    children = Children(note)
+    first, second = python(tmp_path, SLEEP), python(tmp_path, "pass", ends=True)
+    children.start(first)
+    alone = note.read_text(encoding="utf-8")
+    children.start(second)
+    assert note.read_text(encoding="utf-8") != alone
+    children.finish(second)
+    assert note.read_text(encoding="utf-8") == alone
+    children.stop([first], grace=5)
+    assert not note.exists()
+
+
+def test_who_is_started_again_is_noted_again(tmp_path: Path) -> None:
+    note = tmp_path / "logs" / "children.json"
+    children = Children(note)
+    service = python(tmp_path, PID, SLEEP)
+    children.start(service)
+    try:
+        os.kill(int(output(service)), signal.SIGKILL)
+        tend_until(children, lambda: len(pids(service)) == 2, [])
+        (noted,) = json.loads(note.read_text(encoding="utf-8"))["leaders"]
+        assert noted["pid"] == pids(service)[1]
+    finally:
+        children.stop([service], grace=0)
 
 
 def test_a_server_is_waited_for_no_longer_than_asked(
