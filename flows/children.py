@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,12 +13,14 @@ from pathlib import Path
 from typing import Final
 from urllib.request import ProxyHandler, build_opener
 
+from flows.groups import Leader, await_nobody, exists, leader, send, write_note
+from flows.output import last_lines, open_output, turn_over
 from pipeline.errors import ServiceError
 
 HOST: Final = "127.0.0.1"
 POLL: Final = 0.25  # seconds
 TAIL: Final = 15  # lines of a log that are shown when its program fails
-LAST_BREATH: Final = 5.0  # seconds
+TURNING: Final = 60.0  # seconds from one look at the size of the logs to the next
 WAITS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a service that stopped is started again: the first time, the second one in a row, and so on."""
 QUICK: Final = 60.0  # seconds; who stopped sooner after its start has stopped in a row
@@ -40,7 +41,7 @@ class Service:
         command: program and arguments.
         environment: all of it; nothing is inherited.
         folder: working directory.
-        log: file of its output, from this start on.
+        log: file of its output, from its first start on; beyond 20 MB it becomes ``.1``.
         ends: whether it is done some time, successfully.
         outlived: whether what it started goes on when it stops, and ends at the latest when it is ended.
     """
@@ -72,14 +73,20 @@ class Children:
 
     A signal only leaves a note, which :meth:`pause` reads: so it cannot fall between the start of a program and its
     entry here, and no second Ctrl-C can break off the clearing up.
+
+    Args:
+        note: file that names them while they run, for :func:`flows.groups.end_remains` if this process is killed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Path | None = None) -> None:
+        self._note = note
+        self._leaders: dict[Service, Leader | None] = {}
         self._running: dict[Service, subprocess.Popen[bytes]] = {}
         self._started: dict[Service, float] = {}
         self._deaths: dict[Service, _Death] = {}
         self._orphans: dict[Service, set[int]] = {}
         self._interrupted = False
+        self._looked = time.monotonic()
 
     @property
     def running(self) -> tuple[Service, ...]:
@@ -88,12 +95,14 @@ class Children:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes Ctrl-C, SIGTERM and the closing of the terminal as a wish to end."""
+        """Takes Ctrl-C, SIGTERM and the closing of the terminal as a wish to end; under nohup it closes unheard."""
 
         def note(*_: object) -> None:
             self._interrupted = True
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        detached = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
+        wishes = (signal.SIGINT, signal.SIGTERM) + (() if detached else (signal.SIGHUP,))
+        before = {number: signal.signal(number, note) for number in wishes}
         try:
             yield
         finally:
@@ -102,12 +111,11 @@ class Children:
 
     def start(self, service: Service) -> None:
         """Starts a service in a session of its own, so that the terminal's Ctrl-C does not reach it before us."""
-        self._start(service, "wb")
+        self._start(service, anew=True)
 
-    def _start(self, service: Service, mode: str) -> None:
-        service.log.parent.mkdir(parents=True, exist_ok=True)
+    def _start(self, service: Service, *, anew: bool) -> None:
         self._started[service] = time.monotonic()
-        with service.log.open(mode) as log:
+        with open_output(service.log, anew=anew) as log:
             self._running[service] = subprocess.Popen(
                 service.command,
                 cwd=service.folder,
@@ -117,6 +125,13 @@ class Children:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._leaders[service] = leader(service.name, self._running[service].pid)
+        self._write_note()
+
+    def _write_note(self) -> None:
+        if self._note is not None:
+            leaders = [self._leaders[service] for service in self._running]
+            write_note(self._note, [one for one in leaders if one is not None])
 
     def pause(self) -> None:
         """Waits a moment.
@@ -130,7 +145,7 @@ class Children:
             raise ServiceError(f"{self._how_it_stopped(service)}. {log_end(service)}")
 
     def tend(self, say: Callable[[str], None]) -> None:
-        """Waits a moment, and starts again what has stopped.
+        """Waits a moment, starts again what has stopped, and turns logs that have grown too large.
 
         Args:
             say: told of each service that stopped.
@@ -142,6 +157,14 @@ class Children:
         self._wait_a_moment()
         for service in self._stopped():
             self._revive(service, say)
+        self._turn_logs()
+
+    def _turn_logs(self) -> None:
+        if (now := time.monotonic()) - self._looked < TURNING:
+            return
+        self._looked = now
+        for service in self._running:
+            turn_over(service.log)
 
     def _revive(self, service: Service, say: Callable[[str], None]) -> None:
         now, death = time.monotonic(), self._deaths.setdefault(service, _Death())
@@ -156,15 +179,15 @@ class Children:
         if now >= death.due:
             death.due = None
             self._leave(service, self._running[service].pid)
-            self._start(service, "ab")
+            self._start(service, anew=False)
 
     def _leave(self, service: Service, group: int) -> None:
         """What a stopped service started goes on, or ends now: it could hold the port that the next one needs."""
         if service.outlived:
             self._orphans.setdefault(service, set()).add(group)
         else:
-            _signal(group, signal.SIGKILL)
-            _await_nobody(group)
+            send(group, signal.SIGKILL)
+            await_nobody(group)
 
     def _stopped(self) -> list[Service]:
         over = [service for service, process in self._running.items() if process.poll() is not None]
@@ -178,7 +201,7 @@ class Children:
         if self._interrupted:
             raise Interrupted
         for groups in self._orphans.values():
-            groups -= {group for group in groups if not _exists(group)}  # the system gives numbers out again
+            groups -= {group for group in groups if not exists(group)}  # the system gives numbers out again
 
     def wait_for(self, service: Service, url: str, patience: float) -> None:
         """Waits until ``url`` of ``service`` answers with success.
@@ -203,24 +226,26 @@ class Children:
         while self._running[service].poll() != 0:
             self.pause()
         del self._running[service]
+        self._write_note()
 
     def stop(self, services: Collection[Service], grace: float) -> None:
         """Ends services and what they started: by request, and after ``grace`` seconds by force."""
         ending = {service: self._running.pop(service) for service in services if service in self._running}
-        orphans = {group for service in ending for group in self._orphans.pop(service, ()) if _exists(group)}
+        orphans = {group for service in ending for group in self._orphans.pop(service, ()) if exists(group)}
         groups = {process.pid for process in ending.values()} | orphans
         for group in groups:
-            _signal(group, signal.SIGTERM)
+            send(group, signal.SIGTERM)
         deadline = time.monotonic() + grace
         for process in ending.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            _signal(process.pid, signal.SIGKILL)  # what the service started and did not end is in its group
+            send(process.pid, signal.SIGKILL)  # what the service started and did not end is in its group
             process.wait()
         for group in orphans:
-            _signal(group, signal.SIGKILL)
+            send(group, signal.SIGKILL)
         for group in groups:
-            _await_nobody(group)
+            await_nobody(group)
+        self._write_note()
 
 
 def port_is_free(port: int) -> bool:
@@ -236,28 +261,8 @@ def port_is_free(port: int) -> bool:
 
 def log_end(service: Service) -> str:
     """The last lines of a service's log, and where the others are."""
-    lines = service.log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    lines = last_lines(service.log, TAIL)
     return "\n".join([f"The end of {service.log}:", *(f"  {line}" for line in lines)])
-
-
-def _signal(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says it with the second
-        os.killpg(group, number)
-
-
-def _await_nobody(group: int) -> None:
-    """Until the group is empty: the killed end on their own time, and whoever starts anew needs their ports."""
-    deadline = time.monotonic() + LAST_BREATH
-    while time.monotonic() < deadline and _exists(group):
-        time.sleep(0.05)
-
-
-def _exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def _answers(url: str) -> bool:

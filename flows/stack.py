@@ -13,14 +13,22 @@ from typing import Final
 from urllib.error import HTTPError
 
 from flows.children import HOST, Children, Interrupted, Service, port_is_free
+from flows.groups import end_remains
 from flows.server import Server
 from pipeline.config import Settings, load
 from pipeline.errors import ConfigError, ServiceError
 
 DEMO: Final = Path("work/demo/product.toml")
 DEPLOYMENTS: Final = Path(__file__).parents[1] / "deploy" / "prefect.yaml"
-POOLS: Final = {"cpu": 3, "gpu": 1}
-"""Work pools, and how many flow runs each works on at once; an ingest that watches the inbox is always one of them."""
+BESIDE_INGESTS: Final = 2
+"""Runs of the cpu pool at once beside the ingests: a forecast need not wait for a verification or the housekeeping."""
+POOLS: Final = ("cpu", "gpu")
+HISTORY: Final = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # by default runs stay for ever
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "P14D",
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",  # ISO 8601: no number of seconds is understood here
+}
+"""How long Prefect's database keeps what has ended; the user's own environment may say otherwise."""
 PATIENCE: Final = 300.0  # seconds for a server to answer; 15 on an idle machine
 GRACE: Final = 20.0  # seconds to end in peace; 3 on an idle machine
 
@@ -84,6 +92,18 @@ class Place:
         ports = {"prefect_port": self.prefect_port}
         return ports | {"mlflow_port": self.mlflow_port} if self.serves_mlflow else ports
 
+    @property
+    def note(self) -> Path:
+        """File that names our children while they run."""
+        return self.workspace / "logs" / "children.json"
+
+    def limit(self, pool: str) -> int:
+        """How many flow runs our worker of a pool works on at once.
+
+        The ingest of every product watches its inbox for 4.5 of 5 minutes, so a place for each is always taken.
+        """
+        return len(self.products) + BESIDE_INGESTS if pool == "cpu" else 1
+
     def service(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> Service:
         """A Python program of this environment, run inside the workspace."""
         arguments = (sys.executable, "-m", *command)
@@ -104,9 +124,10 @@ def up(configs: Sequence[Path], *, say: Say, feed: bool = False) -> None:
         ServiceError: a port is taken, or a child fails again and again; the others are stopped first.
     """
     place = find_place(configs)
+    end_remains(place.note, say)
     check_ports(place)
     place.workspace.mkdir(parents=True, exist_ok=True)
-    children = Children()
+    children = Children(place.note)
     with children.listening(), _stopping(place, children):
         try:
             say(f"Starting the servers of {_names(place)}, half a minute; they keep all they know in {place.workspace}")
@@ -181,30 +202,38 @@ def _names(place: Place) -> str:
 
 
 def _environment(place: Place) -> dict[str, str]:
-    """This machine's, without the user's own Prefect settings: a Cloud account or a profile has no say here."""
+    """This machine's, without the user's own Prefect settings: a Cloud account or a profile has no say here.
+
+    Only how long history is kept (:data:`HISTORY`) is the user's to say.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    history = {name: os.environ.get(name, ours) for name, ours in HISTORY.items()}
     direct = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), HOST)))
-    return kept | {
-        "PREFECT_HOME": str(place.workspace / "prefect"),
-        "PREFECT_API_URL": place.api,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        # In memory, they are lost with the server, and a run whose lease is lost ends itself.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite: as long as its own patience with another writer
-        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # 30 is half of a cadence of a minute
-        "PREFECT_WORKER_QUERY_SECONDS": "5",
-        "PREFECT_LOGGING_COLORS": "false",
-        "PREFECT_CLI_COLORS": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its helper processes take 0.8 GiB
-        "CUBECAST_TRACKING__URI": place.mlflow,
-        "DO_NOT_TRACK": "1",
-        "NO_PROXY": direct,
-        "no_proxy": direct,
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    return (
+        kept
+        | history
+        | {
+            "PREFECT_HOME": str(place.workspace / "prefect"),
+            "PREFECT_API_URL": place.api,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+            # In memory, they are lost with the server, and a run whose lease is lost ends itself.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite: as long as its own patience with another writer
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # 30 is half of a cadence of a minute
+            "PREFECT_WORKER_QUERY_SECONDS": "5",
+            "PREFECT_LOGGING_COLORS": "false",
+            "PREFECT_CLI_COLORS": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its helper processes take 0.8 GiB
+            "CUBECAST_TRACKING__URI": place.mlflow,
+            "DO_NOT_TRACK": "1",
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
 
 
 def _start_servers(place: Place, children: Children, say: Say) -> None:
@@ -238,8 +267,8 @@ def _start_workers(place: Place, children: Children, say: Say) -> None:
         deploy = _deploy(place, product)
         children.start(deploy)
         children.finish(deploy)
-    for pool, limit in POOLS.items():
-        children.start(_worker(place, pool, limit))
+    for pool in POOLS:
+        children.start(_worker(place, pool))
     children.start(place.service("sweeper", "flows.sweeper"))
     with _prefect_answers(place):
         while not all(server.call(f"/work_pools/{pool}")["status"] == "READY" for pool in POOLS):
@@ -252,8 +281,8 @@ def _deploy(place: Place, product: Product) -> Service:
     return replace(place.service(f"deploy-{product.name}", *command, environment=told), ends=True)
 
 
-def _worker(place: Place, pool: str, limit: int) -> Service:
-    command = ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit))
+def _worker(place: Place, pool: str) -> Service:
+    command = ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(place.limit(pool)))
     service = place.service(f"worker-{pool}", *command, "--name", f"{pool} on this machine")
     return replace(service, outlived=True)  # its runs go on, and tell the server themselves what becomes of them
 

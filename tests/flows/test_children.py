@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -124,6 +125,34 @@ def test_a_service_that_stops_again_and_again_is_given_up(
     assert len(said) == 2
 
 
+def test_the_log_of_a_child_that_runs_is_turned_when_it_has_grown_large(
+    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.output.LARGE", 1000)
+    monkeypatch.setattr("flows.children.TURNING", 0.5)
+    count = "import time\nfor number in range(10**6): print(number, flush=True); time.sleep(0.002)"
+    service = python(tmp_path, count)
+    children.start(service)
+    older = service.log.with_name("child.log.1")
+    tend_until(children, older.exists, [])
+    size = older.stat().st_size
+    tend_until(children, lambda: 0 < service.log.stat().st_size < size, [])
+    assert b"\0" not in service.log.read_bytes()
+    assert older.read_text(encoding="utf-8").startswith("0\n1\n")
+
+
+def test_the_logs_are_looked_at_once_a_minute(
+    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.output.LARGE", 1)
+    service = python(tmp_path, "print('some words')", SLEEP)
+    children.start(service)
+    output(service)
+    for _ in range(3):
+        children.tend([].append)
+    assert output(service) == "some words\n"
+
+
 ORPHAN = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {STUBBORN + '; ' + SLEEP!r}])"
 
 
@@ -173,6 +202,45 @@ def test_a_signal_is_a_wish_that_a_pause_passes_on(children: Children, number: s
             children.pause()
         os.kill(os.getpid(), number)  # impatience breaks nothing
     assert signal.getsignal(number) is before
+
+
+def test_under_nohup_the_closing_of_the_terminal_ends_nothing(children: Children) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with children.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            children.pause()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_note_names_who_runs_and_goes_with_the_last(tmp_path: Path) -> None:
+    note = tmp_path / "logs" / "children.json"
+    children = Children(note)
+    first, second = python(tmp_path, SLEEP), python(tmp_path, "pass", ends=True)
+    children.start(first)
+    alone = note.read_text(encoding="utf-8")
+    children.start(second)
+    assert note.read_text(encoding="utf-8") != alone
+    children.finish(second)
+    assert note.read_text(encoding="utf-8") == alone
+    children.stop([first], grace=5)
+    assert not note.exists()
+
+
+def test_who_is_started_again_is_noted_again(tmp_path: Path) -> None:
+    note = tmp_path / "logs" / "children.json"
+    children = Children(note)
+    service = python(tmp_path, PID, SLEEP)
+    children.start(service)
+    try:
+        os.kill(int(output(service)), signal.SIGKILL)
+        tend_until(children, lambda: len(pids(service)) == 2, [])
+        (noted,) = json.loads(note.read_text(encoding="utf-8"))["leaders"]
+        assert noted["pid"] == pids(service)[1]
+    finally:
+        children.stop([service], grace=0)
 
 
 def test_a_server_is_waited_for_no_longer_than_asked(

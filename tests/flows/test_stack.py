@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -20,7 +20,7 @@ import pytest
 import rasterio
 
 from flows.children import port_is_free
-from flows.stack import DEMO, check_ports, find_place
+from flows.stack import DEMO, HISTORY, _worker, check_ports, find_place
 from pipeline.config import load
 from pipeline.errors import ConfigError, ServiceError
 
@@ -33,7 +33,10 @@ def test_without_a_demo_the_user_hears_what_to_do(tmp_path: Path, monkeypatch: p
         find_place([DEMO])
 
 
-def test_a_taken_port_is_named_with_the_setting_that_changes_it(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_port_is_named_with_the_setting_that_changes_it(
+    product: Path, monkeypatch: pytest.MonkeyPatch, free_ports: tuple[int, int]
+) -> None:
+    monkeypatch.setenv("CUBECAST_SERVICES__PREFECT_PORT", str(free_ports[0]))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -68,6 +71,19 @@ def test_products_that_share_servers_have_names_of_their_own(product: Path) -> N
         find_place([product, product])
 
 
+@pytest.mark.parametrize("products", [1, 3, 8])
+def test_ingests_that_watch_their_inboxes_leave_two_places_for_other_runs(product: Path, products: int) -> None:
+    one = find_place([product])
+    command = _worker(replace(one, products=one.products * products), "cpu").command
+    assert int(command[command.index("--limit") + 1]) == products + 2
+
+
+def test_trainings_take_turns(product: Path) -> None:
+    one = find_place([product])
+    command = _worker(replace(one, products=one.products * 3), "gpu").command
+    assert command[command.index("--limit") + 1] == "1"
+
+
 def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_KEY", "secret")
     monkeypatch.setenv("PREFECT_API_URL", "https://api.prefect.cloud/api")
@@ -76,6 +92,35 @@ def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: py
     assert "PREFECT_API_KEY" not in environment
     assert environment["PREFECT_API_URL"] == place.api
     assert Path(environment["PREFECT_HOME"]).is_relative_to(place.workspace)
+
+
+def server_settings(environment: Mapping[str, str]) -> list[Any]:
+    """What Prefect itself reads of an environment: kinds that are deleted, days of runs, days of events."""
+    read = """
+import json
+from prefect.settings import get_current_settings
+server = get_current_settings().server
+vacuum = server.services.db_vacuum
+kinds = sorted(vacuum.enabled_vacuum_types)
+print(json.dumps([kinds, vacuum.retention_period.days, server.events.retention_period.days]))
+"""
+    command = (sys.executable, "-c", read)
+    return json.loads(subprocess.run(command, env=dict(environment), capture_output=True, check=True).stdout)
+
+
+def test_prefects_database_forgets_old_runs_and_events(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in HISTORY:
+        monkeypatch.delenv(name, raising=False)
+    environment = find_place([product]).service("prefect", "prefect").environment
+    assert server_settings(environment) == [["events", "flow_runs", "orphans"], 14, 2]
+
+
+def test_the_user_says_how_long_history_is_kept(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events")
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD", "P90D")
+    monkeypatch.setenv("PREFECT_SERVER_EVENTS_RETENTION_PERIOD", "P7D")
+    environment = find_place([product]).service("prefect", "prefect").environment
+    assert server_settings(environment) == [["events"], 90, 7]
 
 
 def test_a_proxy_is_not_asked_for_this_machine(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
