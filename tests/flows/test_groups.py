@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,31 @@ def alone() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen((sys.executable, "-c", SLEEP), start_new_session=True, stdout=subprocess.PIPE) as process:
         yield process
         process.kill()
+
+
+@dataclass(slots=True)
+class Orphanage:
+    """Programs that outlive who started them, for as long as a test runs.
+
+    Attributes:
+        groups: of all of them.
+    """
+
+    groups: list[int]
+
+    def take(self, folder: Path, program: str) -> tuple[subprocess.Popen[bytes], int]:
+        """Who started a program, and the group of that program once it is at work."""
+        owner, group = born(folder, program)
+        self.groups.append(group)
+        return owner, group
+
+
+@pytest.fixture
+def orphanage() -> Iterator[Orphanage]:
+    house = Orphanage([])
+    yield house
+    for group in house.groups:
+        send(group, signal.SIGKILL)
 
 
 def note(folder: Path) -> Path:
@@ -77,10 +102,10 @@ def vanishes(group: int) -> bool:
 
 @pytest.mark.parametrize("program", [SLEEP, STUBBORN])
 def test_what_a_killed_owner_left_is_ended_and_said_to_be(
-    tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, program: str, orphanage: Orphanage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.groups.LAST_BREATH", 1.0)
-    owner, group = born(tmp_path, program)
+    owner, group = orphanage.take(tmp_path, program)
     kill(owner)
     assert exists(group)  # it outlives its parent
     said: list[str] = []
@@ -91,14 +116,13 @@ def test_what_a_killed_owner_left_is_ended_and_said_to_be(
     assert len(said) == 1
 
 
-def test_the_children_of_an_owner_that_lives_are_its_own(tmp_path: Path) -> None:
-    owner, group = born(tmp_path, SLEEP)
+def test_the_children_of_an_owner_that_lives_are_its_own(tmp_path: Path, orphanage: Orphanage) -> None:
+    owner, group = orphanage.take(tmp_path, SLEEP)
     try:
         end_remains(note(tmp_path), pytest.fail)
         assert exists(group)
     finally:
         kill(owner)
-        send(group, signal.SIGKILL)
 
 
 def test_who_has_only_the_number_of_a_dead_child_is_left_alone(
@@ -144,7 +168,7 @@ time.sleep(600)
 
 
 def test_the_next_up_frees_the_ports_of_a_killed_one(
-    product: Path, free_ports: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    product: Path, free_ports: tuple[int, int], orphanage: Orphanage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Reached(Exception):  # noqa: N818 - no error: everything is as wanted
         pass
@@ -159,7 +183,7 @@ def test_the_next_up_frees_the_ports_of_a_killed_one(
     workspace = load(product).paths.root
     workspace.mkdir(parents=True, exist_ok=True)
     assert find_place([product]).note == note(workspace)
-    owner, group = born(workspace, LISTEN.format(port=free_ports[0]))
+    owner, group = orphanage.take(workspace, LISTEN.format(port=free_ports[0]))
     kill(owner)
     monkeypatch.setattr(stack, "_start_servers", reached)
     said: list[str] = []
