@@ -116,11 +116,11 @@ def test_prefects_database_forgets_old_runs_and_events(product: Path, monkeypatc
 
 
 def test_the_user_says_how_long_history_is_kept(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events")
-    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD", "P90D")
-    monkeypatch.setenv("PREFECT_SERVER_EVENTS_RETENTION_PERIOD", "P7D")
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "orphans")
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD", "P30D")
+    monkeypatch.setenv("PREFECT_SERVER_EVENTS_RETENTION_PERIOD", "P5D")
     environment = find_place([product]).service("prefect", "prefect").environment
-    assert server_settings(environment) == [["events"], 90, 7]
+    assert server_settings(environment) == [["orphans"], 30, 5]
 
 
 def test_a_proxy_is_not_asked_for_this_machine(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
