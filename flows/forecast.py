@@ -20,9 +20,14 @@ from pipeline.times import parse_time
 
 
 @task(**QUICK)
-def publish_forecast(config: Path, init: datetime | None) -> verbs.Forecasted:
-    """Makes and publishes one run."""
-    return verbs.forecast(config, init=init)
+def publish_forecast(config: Path, init: datetime | None) -> verbs.Forecasted | None:
+    """Makes and publishes one run; None where the newest one is asked for and no scene has come yet."""
+    try:
+        return verbs.forecast(config, init=init)
+    except NoCubeError:
+        if init is not None:
+            raise
+        return None
 
 
 @task(**QUICK)
@@ -50,7 +55,9 @@ def forecast(config: Path, init: UtcTime | None = None) -> str:
         Folder of the newest run; empty where that was withdrawn, or no scene has come yet.
     """
     if init is not None:
-        return _shown(config, publish_forecast(config, init)).run
+        done = publish_forecast(config, init)
+        assert done is not None  # a hindcast without a cube is an error
+        return _shown(config, done).run
     tried: set[datetime] = set()
     while (newest := _newest(config)) is not None:
         left = [time for time in find_missing(config, newest.init) if time not in tried]
@@ -65,13 +72,14 @@ def _newest(config: Path) -> verbs.Forecasted | None:
     """Publishes the newest run, for all who have asked for it so far; None where there is none to publish."""
     began = datetime.now(UTC)
     try:
-        done = _shown(config, publish_forecast(config, None))
-    except NoCubeError as error:  # a new product's schedule runs before its first scene
-        get_run_logger().info("nothing to forecast from yet: %s", error)
-        return None
+        done = publish_forecast(config, None)
     except WithdrawnError as error:  # a person has taken it back
         get_run_logger().warning("%s", error)
         return None
+    if done is None:
+        get_run_logger().info("nothing to forecast from yet: the first scene is to come")
+        return None
+    _shown(config, done)
     give_up(began)
     return done
 

@@ -19,11 +19,14 @@ from pipeline.errors import NoCubeError
 @task(**ONCE)
 def train_challenger(
     config: Path, *, start: str, warm: bool, force: bool, reason: str, why: str
-) -> model_verbs.Retrained:
-    """Trains a challenger, holds it against the champion, and promotes it or says why not."""
+) -> model_verbs.Retrained | None:
+    """Trains a challenger, holds it against the champion, and promotes it or says why not; None without a cube."""
     watcher = training_progress(log_watcher())
     asked = {"start": start, "warm": warm, "force": force, "reason": reason, "why": why}
-    return in_turn(lambda: model_verbs.retrain(config, **asked, watcher=watcher), get_run_logger().info)
+    try:
+        return in_turn(lambda: model_verbs.retrain(config, **asked, watcher=watcher), get_run_logger().info)
+    except NoCubeError:
+        return None
 
 
 @flow(name="retrain", **FLOW)
@@ -56,10 +59,9 @@ def retrain(
     log, began = get_run_logger(), datetime.now(UTC)
     if why:
         log.info("asked for by %s", why)
-    try:
-        done = train_challenger(config, start=start, warm=warm, force=force, reason=reason, why=why)
-    except NoCubeError as error:  # a new product's schedule runs before its first scene
-        log.info("nothing to learn from yet: %s", error)
+    done = train_challenger(config, start=start, warm=warm, force=force, reason=reason, why=why)
+    if done is None:
+        log.info("nothing to learn from yet: the first scene is to come")
         return ""
     give_up(began, but=("why",))  # two alarms at once ask for one challenger
     log.info("version %s %s: %s", done.version, done.decision, "; ".join(done.reasons))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.error import HTTPError
 
 from flows.children import HOST, Children, Interrupted, Service, port_is_free
@@ -32,6 +34,7 @@ HISTORY: Final = {
 PATIENCE: Final = 300.0  # seconds for a server to answer; 15 on an idle machine
 GRACE: Final = 20.0  # seconds to end in peace; 3 on an idle machine
 
+Answer = TypeVar("Answer")
 Say = Callable[[str], None]
 
 
@@ -260,8 +263,8 @@ def _start_workers(place: Place, children: Children, say: Say) -> None:
     server = Server(place.api)
     with _prefect_answers(place):
         for pool in POOLS:
-            _create_pool(server, pool)
-        _bury_lost_runs(server)
+            _patiently(children, partial(_create_pool, server, pool))
+        _patiently(children, partial(_bury_lost_runs, server))
     for product in place.products:  # before the workers: it also withdraws what was scheduled while nobody worked
         say(f"Deploying the flows of {product.name}")
         deploy = _deploy(place, product)
@@ -271,7 +274,25 @@ def _start_workers(place: Place, children: Children, say: Say) -> None:
         children.start(_worker(place, pool))
     children.start(place.service("sweeper", "flows.sweeper"))
     with _prefect_answers(place):
-        while not all(server.call(f"/work_pools/{pool}")["status"] == "READY" for pool in POOLS):
+        while not all(_patiently(children, partial(_is_ready, server, pool)) for pool in POOLS):
+            children.pause()
+
+
+def _is_ready(server: Server, pool: str) -> bool:
+    return server.call(f"/work_pools/{pool}")["status"] == "READY"
+
+
+def _patiently(children: Children, ask: Callable[[], Answer]) -> Answer:
+    """What a server says that may be too busy to answer at once; a child that dies meanwhile ends the waiting."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except HTTPError:
+            raise
+        except OSError:
+            if time.monotonic() > end:
+                raise
             children.pause()
 
 
@@ -340,13 +361,16 @@ def _welcome(place: Place) -> str:
     orders = [
         f"{word:9} {command} {flow}/{product.name}"
         for product in place.products
-        for word, flow in (("Retrain", "train"), ("Forecast", "forecast"))
+        for word, flow in (("Train", "train"), ("Retrain", "retrain"), ("Forecast", "forecast"))
     ]
+    cubecast = shlex.quote(str(Path(sys.executable).with_name("cubecast")))
+    looks = [f"Quality   {cubecast} quality --config {shlex.quote(str(one.config))}" for one in place.products]
     lines = [
         "",
         f"Prefect   {place.prefect}",
         f"MLflow    {place.mlflow}",
         *orders,
+        *looks,
         f"Logs      {place.workspace / 'logs'}",
         f"What runs when, {DEPLOYMENTS} says.",
         "Ctrl-C stops everything.",

@@ -18,9 +18,12 @@ from pipeline.errors import NoCubeError
 
 
 @task(**QUICK)
-def score_forecasts(config: Path) -> verbs.Verified:
-    """Scores every published lead whose truth has come."""
-    return verbs.verify(config, progress=progress("runs verified", log_progress("runs")))
+def score_forecasts(config: Path) -> verbs.Verified | None:
+    """Scores every published lead whose truth has come; None where no scene has come yet."""
+    try:
+        return verbs.verify(config, progress=progress("runs verified", log_progress("runs")))
+    except NoCubeError:
+        return None
 
 
 @task(**QUICK)
@@ -40,10 +43,9 @@ def verify(config: Path) -> int:
         How many leads were scored now.
     """
     began = datetime.now(UTC)
-    try:
-        done = score_forecasts(config)
-    except NoCubeError as error:  # a new product's schedule runs before its first scene
-        get_run_logger().info("nothing to verify yet: %s", error)
+    done = score_forecasts(config)
+    if done is None:
+        get_run_logger().info("nothing to verify yet: the first scene is to come")
         return 0
     give_up(began)
     _tell_of_skill(config, done)

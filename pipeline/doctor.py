@@ -6,7 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import isnan
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from pipeline.specs import BandSpec, MaskSpec
 from pipeline.surroundings import GIB, Finding
 
 CROWDED = 0.05
+SHORTEST = timedelta(minutes=1)  # cadence
 
 FIXES = {
     "missing-band": "mend the index of that band in [[bands]]",
@@ -157,6 +158,9 @@ def _crowding(settings: Settings, slots: Mapping[Path, int]) -> Finding:
     if not crowded:
         return Finding("ok", what, f"{len(slots)} scenes, {len(places)} slots")
     found = f"{len(crowded)} of {len(places)} have several: {some([' and '.join(names) for names in crowded])}"
+    if settings.axis.cadence <= SHORTEST:
+        fix = "nothing, if they are copies; if they are tiles, write {tile} in scenes.pattern where their names stand"
+        return Finding("warning", what, found, fix)
     if len(crowded) > CROWDED * len(places):
         fix = "lower axis.cadence; if they are tiles, write {tile} in scenes.pattern where their names stand"
         return Finding("warning", what, found, fix)
