@@ -157,6 +157,11 @@ class Soak:
         leads = {one for one in oracle.scores_by(step) if one.init in made} - gathering.scored_leads(self.settings)
         return Lack(frozenset(undecided), slots, frozenset(leads)) - self._forgone
 
+    def owed(self) -> frozenset[Lead]:
+        """Leads whose truth is there and that have no score yet, without what was waited for in vain before."""
+        known, last = gathering.scored_leads(self.settings), self.told.form.steps
+        return frozenset(self.oracle.scores_by(last)) - known - self._forgone.leads
+
     def hear(self, step: int) -> None:
         """Notes new alarms; retrainings are asked for by their events."""
         for kind, measure in gathering.alarms(self.settings)[len(self.alarms) :]:
@@ -164,8 +169,8 @@ class Soak:
             say(f"    {kind} ({measure})")
 
     def rest(self) -> tuple[str, ...]:
-        """Waits until nothing runs any more; what still does."""
-        wait_until(lambda: not self.services.stuck(), AT_REST, 2.0)
+        """Waits until nothing runs any more, and what was made up for in the last step is scored; what still runs."""
+        wait_until(lambda: not self.owed() and not self.services.stuck(), AT_REST, 2.0)
         return tuple(self.services.stuck())
 
     def observed(self, stuck: tuple[str, ...]) -> Observed:
