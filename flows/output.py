@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
-LARGE: Final = 20_000_000  # bytes, as flows.logs
+LARGE: Final = 20 << 20  # bytes, as flows.logs
 READ: Final = 65_536  # bytes that hold the last lines
 
 

@@ -36,7 +36,7 @@ from pipeline.transaction import SETTLED, ConflictError, Fork, Transaction
 
 __all__ = ["BRANCH", "Bucket", "Commit", "ConflictError", "CubeStore", "Fork", "NoCubeError", "Transaction"]
 
-NOT_THERE = re.compile("not found|no ?such ?key|invalid snapshot id", re.IGNORECASE)  # as Icechunk says it
+NOT_THERE = re.compile("NoSuchKey|invalid snapshot id")  # as S3 and Icechunk say it; "not found" may be a host
 TRIES = 20
 LONGEST_PAUSE = 2.0  # s
 

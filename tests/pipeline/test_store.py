@@ -528,7 +528,7 @@ def test_only_a_bucket_that_answers_says_that_a_snapshot_is_gone(
     assert not isinstance(gone.value, ServiceError)
 
     def silent(repository: Any, snapshot: str) -> Any:
-        raise icechunk.IcechunkError("error sending request: operation timed out")
+        raise icechunk.IcechunkError("dispatch failure: dns error: host not found, timed out")
 
     monkeypatch.setattr(icechunk.Repository, "lookup_snapshot", silent)
     with pytest.raises(ServiceError, match="timed out"):
