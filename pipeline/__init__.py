@@ -20,7 +20,7 @@ Where to find what; inside a line a module may use those before it, and ``pyproj
 - published runs: raster, stac, record, chances, sheets, shelf, catalog, publishing, withdrawal, retention, missed
 - looking at them: shares, passport, viewing, portrait, thumbnail, film
 - a try that nobody sees: rehearsal
-- what became of them: scorecard, scorebook, strata, waiting, scorestore, marking, scoring, scoretable,
+- what became of them: scorecard, scorebook, strata, waiting, scorestore, aside, marking, scoring, scoretable,
   alarmscores, alarms, reminders, verify
 - for people: svg, qualityreport, qualitypage
 - what a model is worth: significance, peers, tally, skill, skilltext, skillpage

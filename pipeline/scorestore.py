@@ -85,7 +85,7 @@ class Store:
 
         Whoever calls keeps other writers out.
         """
-        pages = {day: list(found) for day, found in groupby(_pages(self.folder), key=lambda one: _day(one.name))}
+        pages = {day: list(found) for day, found in groupby(_pages(self.folder), key=lambda one: day_of(one.name))}
         changed = [day for day, found in pages.items() if self._is_old(day, found)]
         for day in changed:
             self._write(day, [Path(one.path) for one in pages[day]])
@@ -178,10 +178,10 @@ def _name(entry: os.DirEntry[str]) -> str:
     return entry.name
 
 
-def _day(name: str) -> str:
+def day_of(name: str) -> str:
     """Day of init times by the name of a page.
 
-    >>> _day("20200401T1310Z-0123456789ab.json")
+    >>> day_of("20200401T1310Z-0123456789ab.json")
     '2020-04-01'
     """
     return f"{datetime.strptime(name[:DAY], '%Y%m%d').replace(tzinfo=UTC).date()}"

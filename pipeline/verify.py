@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import alarms, durable, strata, waiting
+from pipeline import alarms, aside, durable, strata, waiting
 from pipeline.alarms import Alarm
 from pipeline.catalog import PublishedRun, manifest, opened
 from pipeline.config import Settings
@@ -133,9 +133,11 @@ class _Round:
     def begun(cls, settings: Settings, cube: Cube, rival: Rival | None) -> _Round:
         """Looks at names alone."""
         shelf = shelf_at(outlet(settings).place, settings.product.name)
-        shown = [entry for day in shelf.days() for entry in shelf.entries(day) if entry.published]
-        entries = {page_name(entry.key, entry.init): entry for entry in shown}
+        lying = {page_name(entry.key, entry.init): entry for day in shelf.days() for entry in shelf.entries(day)}
+        entries = {name: entry for name, entry in lying.items() if entry.published}
         folder = settings.paths.verification
+        taken_back = [name for name, entry in lying.items() if entry.withdrawn]
+        aside.settle(Store(folder, settings.product.name), taken_back, entries)
         known = waiting.load(_index(folder))
         known.keep(entries)
         return cls(settings, cube, rival, shelf, entries, names(folder), known)

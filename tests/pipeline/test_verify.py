@@ -16,15 +16,17 @@ import pipeline.verify
 from pipeline.baselines import Persistence
 from pipeline.config import Settings
 from pipeline.errors import StoreAwayError, StoreError
-from pipeline.forecast import forecast
+from pipeline.forecast import forecast, outlet
 from pipeline.predictor import Context, Forecast
 from pipeline.record import ModelRef
 from pipeline.rungs import Champion, OfBands
-from pipeline.scorebook import FORECAST, RunScores, Score
+from pipeline.scorebook import FORECAST, RunScores, Score, book
+from pipeline.scorestore import Store
 from pipeline.scoring import PREVIOUS
-from pipeline.specs import BandSpec
+from pipeline.specs import ALL, BandSpec
 from pipeline.verify import Report, Rival, tabulate, verify
 from pipeline.verify import scores as score_rows
+from pipeline.withdrawal import restore, withdraw
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -233,6 +235,31 @@ def test_a_run_whose_snapshot_is_gone_is_named_and_stops_nobody(product: Product
     report = verify(asked)
     assert report.lost == (orphan.name,)
     assert [one.run_key for one in report.runs] == [run.name]
+
+
+def test_scores_of_a_withdrawn_run_count_nowhere_until_it_is_put_back(product: Product) -> None:
+    asked = tuned(product)
+    counting(product, 0, 1)
+    bad = forecast(asked, champion(9))
+    counting(product, 2)
+    good = forecast(asked, champion(1))
+    counting(product, 3)
+    verify(asked)
+    folder, store = asked.paths.verification, Store(asked.paths.verification, asked.product.name)
+
+    def counted() -> tuple[set[str], set[str]]:
+        rows = store.read(("run_key",), rung=[ALL], region=[ALL])
+        return {one.run_key for one in book(folder)}, set(rows.column("run_key").to_pylist())
+
+    assert counted() == ({bad.name, good.name}, {bad.name, good.name})
+    place = outlet(asked).place
+    withdraw(place, asked.product.name, bad.name, "upside down")
+    verify(asked)
+    assert counted() == ({good.name}, {good.name})
+    restore(place, asked.product.name, bad.name)
+    report = verify(asked)
+    assert counted() == ({bad.name, good.name}, {bad.name, good.name})
+    assert report.scored == 0  # nothing is scored twice
 
 
 def test_there_is_nothing_to_verify_without_a_cube(product: Product) -> None:
