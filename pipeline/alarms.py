@@ -2,11 +2,11 @@
 
 Each scene that comes is the truth of one lead of each of several runs, so a loss shows at once at every lead that it
 concerns. Of each lead and band the logarithm of the forecast's error over extrapolation's on the same pixels is held
-against its level, the mean of the model's first scenes; and, where there are intervals, what they promise less what
-they held, against what held-out truths showed (:class:`pipeline.proof.Proof`) and the first scenes. The mean over
-leads and bands goes into a one-sided cumulative sum (Page 1954, Biometrika 41), which grows by what exceeds an
-allowance and never falls below 0. It raises at one limit; the alarm is cleared by a second sum, of what lies below a
-smaller allowance.
+against its level; and, where there are intervals, what they promise less what they held. A level is what held-out
+truths showed (:class:`pipeline.proof.Proof`), which count as 24 scenes, and the mean of the model's first scenes. The
+mean over leads and bands goes into a one-sided cumulative sum (Page 1954, Biometrika 41), which grows by what exceeds
+an allowance and never falls below 0. It raises at one limit; the alarm is cleared by a second sum, of what lies below
+a smaller allowance.
 
 Scenes that follow each other resemble each other, which a cumulative sum takes for a change. So the allowance is half
 of the loss that has to be seen, and 1.5 times the spread of the first scenes at least; excesses are cut off, that one
@@ -26,6 +26,10 @@ phi  sd   raised per 1,000   part of the time raised     errors half as large ag
 0.95 0.10 0.29               2.3 %                        6, 18; 83 %
 0.8  0.15 0.68               1.8 %                        7, 18; 80 %
 ==== ==== ================== =========================== ====================================
+
+A model that is from its first scene on half as bad again as held-out truths showed is told of in 99 of 100 cases within
+60 scenes (median 19), one that is a fifth worse in 0 to 14 (phi 0.5 to 0.95, spread 0.1, 200 series each); one that is
+a tenth worse for 1,000 scenes raises 0 to 0.35 alarms.
 
 It is a fold over what is known, in the order of valid times: the same scores give the same alarms, whenever and however
 often it is done. A new model starts afresh. Of a model that forecasts for long its first scenes and the newest ones
@@ -206,6 +210,7 @@ class _Level:
 
     total: NDArray[np.float64]
     count: NDArray[np.float64]
+    given: bool
     scenes: int = 0
     squares: float = 0.0
     sums: float = 0.0
@@ -215,7 +220,7 @@ class _Level:
     @classmethod
     def of(cls, known: NDArray[np.float64]) -> _Level:
         given = np.isfinite(known)
-        return cls(np.where(given, PRIOR * known, 0.0), np.where(given, float(PRIOR), 0.0))
+        return cls(np.where(given, PRIOR * known, 0.0), np.where(given, float(PRIOR), 0.0), bool(given.any()))
 
     @property
     def cells(self) -> NDArray[np.float64]:
@@ -248,7 +253,7 @@ class _Level:
         """Takes a scene in, unless the last ones are worse than usual."""
         cut = 0.0 if excess != excess else min(max(excess, -rule.cut), rule.cut)
         self.pressure = max(0.0, self.pressure + cut - rule.allowance)
-        if self.scenes >= WARM and self.pressure > CALM * rule.limit:
+        if (self.given or self.scenes >= WARM) and self.pressure > CALM * rule.limit:
             return
         known = np.isfinite(values)
         if not known.any():
@@ -269,7 +274,7 @@ def watch(store: Store, path: Path, prove: Prove = lambda _model, _key, _init: N
     Args:
         store: scores, refreshed.
         path: file of alarms, a line each.
-        prove: what a run's manifest says of its model's intervals, by model, run key and init time.
+        prove: what a run's manifest says that held-out truths showed of its model, by model, run key and init time.
     """
     said, scored = history(path), read(store, prove)
     new = [] if scored is None else [*_superseded(said, scored), *_unsaid(said, scored)]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import durable
+from pipeline.proof import Judged
 from pipeline.scorebook import FORECAST
 from pipeline.scorestore import Store, codes, numbers, times
 from pipeline.specs import ALL
@@ -151,13 +152,13 @@ def _series(table: Any, proof: Mapping[str, Any] | None) -> dict[str, Series]:
     minutes, cell = np.unique(lead, return_inverse=True)
     cell = cell * len(bands) + band
     cells = len(minutes) * len(bands)
-    known = _proven(proof, len(minutes), len(bands))
+    shape = (len(minutes), len(bands))
     found: dict[str, Series] = {}
     own = predictor == predictors.index(FORECAST) if FORECAST in predictors else np.zeros(len(run), bool)
     valid = init + 60 * lead
     missed = numbers(table, "promised")[own] - numbers(table, "held")[own]
     if np.isfinite(missed).any():
-        found[COVERAGE] = _gathered(valid[own], cell[own], missed, known)
+        found[COVERAGE] = _gathered(valid[own], cell[own], missed, _missed(proof, shape))
     if REFERENCE in predictors:
         errors, place = numbers(table, "mae"), run * cells + cell
         pairs = [np.full(int(place.max()) + 1, np.nan) for _ in range(2)]
@@ -166,7 +167,7 @@ def _series(table: Any, proof: Mapping[str, Any] | None) -> dict[str, Series]:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.log(pairs[0][place[own]] / pairs[1][place[own]])
         ratios[~np.isfinite(ratios)] = np.nan
-        found[ERROR] = _gathered(valid[own], cell[own], ratios, np.full(cells, np.nan))
+        found[ERROR] = _gathered(valid[own], cell[own], ratios, _ratio(proof, shape))
     return found
 
 
@@ -183,12 +184,25 @@ def _gathered(
     return Series(scenes, means.reshape(shape), known)
 
 
-def _proven(proof: Mapping[str, Any] | None, leads: int, bands: int) -> NDArray[np.float64]:
+def _missed(proof: Mapping[str, Any] | None, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Promised less held by held-out truths, ``(lead * band,)``; NaN where they did not say it."""
-    found = np.full((leads, bands), np.nan)
-    if proof is not None and "coverage" in proof and "levels" in proof:
-        held = np.array(proof["coverage"], np.float64)
-        if held.ndim == 2 and held.shape[1] == bands:
-            shared = min(leads, len(held))
-            found[:shared] = proof["levels"][-1] - proof["levels"][0] - held[:shared]
+    if proof is None or "levels" not in proof:
+        return np.full(shape, np.nan).ravel()
+    return proof["levels"][-1] - proof["levels"][0] - _proven(proof, "coverage", shape)
+
+
+def _ratio(proof: Mapping[str, Any] | None, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Logarithm of the error over extrapolation's on held-out truths, as above; NaN also where these were fitted to."""
+    if proof is None or proof.get("judged") != Judged.LEFT_OUT:
+        return np.full(shape, np.nan).ravel()
+    return np.log(_proven(proof, "error", shape))
+
+
+def _proven(proof: Mapping[str, Any], name: str, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """A figure of held-out truths by lead and band, ``(lead * band,)``; NaN where there is none."""
+    found = np.full(shape, np.nan)
+    said = np.array(proof.get(name, []), np.float64)
+    if said.ndim == 2 and said.shape[1] == shape[1]:
+        shared = min(shape[0], len(said))
+        found[:shared] = said[:shared]
     return found.ravel()

@@ -1,8 +1,8 @@
-"""What held-out truths showed of the intervals that a network publishes, by lead and band."""
+"""What held-out truths showed of the forecasts that a network publishes, by lead and band: intervals and errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -16,7 +16,7 @@ from pipeline.calibration import Calibration, calibrated
 from pipeline.coverage import Coverage, quantile_levels
 from pipeline.guard import Contest, Guard, blended
 from pipeline.pairs import Pair, ValidRange, limits
-from pipeline.predictor import Forecast, quantile_name
+from pipeline.predictor import MEAN, MEDIAN, Forecast, quantile_name
 from pipeline.quantiles import QuantileSums
 
 LEAST_INITS = 3  # with two, what is judged is fitted to a single one
@@ -37,7 +37,7 @@ class Judged(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proof:
-    """Coverage and reliability of finished forecasts: guarded, bounded and calibrated.
+    """Coverage, reliability and errors of finished forecasts: guarded, bounded and calibrated.
 
     Attributes:
         judged: how honest the figures are.
@@ -48,6 +48,8 @@ class Proof:
             :attr:`pipeline.coverage.Coverage.randomised`. NaN where there is no pixel, as below.
         reliability: ``(lead, band, level, 2)``, parts of the truths below each quantile, and below it or at it; a level
             between the two is reliable.
+        error: ``(lead, band)``, mean absolute error over the baseline's on the same pixels, the geometric mean of the
+            init times; of the median where there is one. NaN also where nothing but a calm was met.
     """
 
     judged: Judged
@@ -56,23 +58,26 @@ class Proof:
     pixels: NDArray[np.int64]
     coverage: NDArray[np.float64]
     reliability: NDArray[np.float64]
+    error: NDArray[np.float64]
 
     @classmethod
-    def of(cls, pairs: Iterable[Pair], valid: Sequence[ValidRange], judged: Judged) -> Self:
-        """From finished forecasts and their truths, one pair an init time.
+    def of(cls, contests: Sequence[Contest], valid: Sequence[ValidRange], judged: Judged) -> Self:
+        """From finished forecasts, their baselines and truths, one an init time.
 
         Args:
-            pairs: one or more, all with the same two or more quantiles.
+            contests: one or more, all with the same two or more quantiles.
             valid: lowest and highest possible value of each band; what lies outside counts as the limit.
             judged: to be noted.
         """
+        pairs = [Pair(one.model, one.truth) for one in contests]
         parts = [(Coverage.of(pair, valid), _quantiles(pair, valid)) for pair in pairs]
         coverage, quantiles = parts[0]
         for more, also in parts[1:]:
             coverage, quantiles = coverage + more, quantiles + also
         met = sum((one.count > 0).astype(np.int64) for _, one in parts)
-        held, reliability = (figure.round(DIGITS) for figure in (coverage.randomised, quantiles.reliability))
-        return cls(judged, coverage.levels, np.asarray(met), quantiles.count, held, reliability)
+        figures = (coverage.randomised, quantiles.reliability, _error(contests))
+        held, reliability, error = (figure.round(DIGITS) for figure in figures)
+        return cls(judged, coverage.levels, np.asarray(met), quantiles.count, held, reliability, error)
 
     def to_json(self) -> dict[str, Any]:
         """JSON form: lists by lead, band and so on; null where there is no pixel."""
@@ -84,7 +89,8 @@ class Proof:
         """The inverse of :meth:`to_json`."""
         inits, pixels = (np.array(document[name], np.int64) for name in ("inits", "pixels"))
         held, reliability = (np.array(document[name], np.float64) for name in ("coverage", "reliability"))
-        return cls(Judged(document["judged"]), tuple(document["levels"]), inits, pixels, held, reliability)
+        error = np.array(document.get("error", np.full(held.shape, np.nan)), np.float64)  # old manifests have none
+        return cls(Judged(document["judged"]), tuple(document["levels"]), inits, pixels, held, reliability, error)
 
 
 def prove(contests: Sequence[Contest], valid: Sequence[ValidRange], *, seed: int = 0) -> Proof:
@@ -101,8 +107,8 @@ def prove(contests: Sequence[Contest], valid: Sequence[ValidRange], *, seed: int
     if len(looked_at) < LEAST_INITS:
         return Proof.of(_finished(looked_at, looked_at, valid), valid, Judged.FITTED)
     numbers = range(len(looked_at))
-    pairs = [_finished([looked_at[n] for n in numbers if n != out], [looked_at[out]], valid) for out in numbers]
-    return Proof.of((pair for each in pairs for pair in each), valid, Judged.LEFT_OUT)
+    each = [_finished([looked_at[n] for n in numbers if n != out], [looked_at[out]], valid) for out in numbers]
+    return Proof.of([one for (one,) in each], valid, Judged.LEFT_OUT)
 
 
 def strewn(contest: Contest, pixels: int, seed: int) -> Contest:
@@ -122,17 +128,36 @@ def _row(said: Forecast, known: NDArray[np.intp]) -> Forecast:
     return replace(said, values=values, source=source, age=age)
 
 
-def _finished(teaching: Sequence[Contest], judged: Sequence[Contest], valid: Sequence[ValidRange]) -> list[Pair]:
-    """Forecasts mended by what others teach, beside their truth."""
+def _finished(teaching: Sequence[Contest], judged: Sequence[Contest], valid: Sequence[ValidRange]) -> list[Contest]:
+    """Forecasts mended by what others teach, beside their baselines and truths."""
     found = guard.fit(teaching)
     pairs = (Pair(blended(one.model, one.baseline, found), one.truth) for one in teaching)
     calibration = calibrating.fit(pairs, valid)
     return [_mended(one, found, calibration, valid) for one in judged]
 
 
-def _mended(one: Contest, found: Guard, calibration: Calibration, valid: Sequence[ValidRange]) -> Pair:
+def _mended(one: Contest, found: Guard, calibration: Calibration, valid: Sequence[ValidRange]) -> Contest:
     guarded = bounded(blended(one.model, one.baseline, found), valid)
-    return Pair(calibrated(guarded, calibration), one.truth)
+    return replace(one, model=calibrated(guarded, calibration))
+
+
+def _error(contests: Sequence[Contest]) -> NDArray[np.float64]:
+    """As :attr:`Proof.error`, ``(lead, band)``."""
+    ratios = np.stack([_ratio(one) for one in contests])
+    known = np.isfinite(ratios)
+    count = known.sum(axis=0)
+    sums = np.where(known, ratios, 0).sum(axis=0)
+    return np.exp(np.divide(sums, count, out=np.full(count.shape, np.nan), where=count > 0))
+
+
+def _ratio(one: Contest) -> NDArray[np.float64]:
+    """Logarithm of model's error over baseline's, ``(lead, band)``; not finite where one of both is 0 or unknown."""
+    said = one.model.of(MEDIAN if MEDIAN in one.model.quantities else MEAN)[0]
+    apart = [np.abs(field.astype(np.float64) - one.truth) for field in (said, one.baseline.of(MEAN)[0])]
+    known = np.isfinite(apart[0] + apart[1])
+    own, other = (np.where(known, part, 0).sum(axis=(1, 2)) for part in apart)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(own / other)
 
 
 def _quantiles(pair: Pair, valid: Sequence[ValidRange]) -> QuantileSums:

@@ -108,6 +108,24 @@ def test_held_out_truths_are_a_level_from_the_first_scene_on() -> None:
     assert [one.open for one in changes(series(missed, known=0.0), RULES[COVERAGE])] == [True]
 
 
+@pytest.mark.parametrize(("worse", "share"), [(0.0, 0.0), (0.15, 0.01), (HALF_MORE, 0.9)])
+def test_a_model_that_was_never_as_good_as_held_out_truths_said_is_told_of(worse: float, share: float) -> None:
+    """Of 100 models whose first 36 scenes are so much worse than their validation; a loss of half is told of."""
+    told = [changes(series(correlated(36, 0.8, 0.1, seed) + worse, known=0.0), RULES[ERROR]) for seed in range(100)]
+    found = np.mean([bool(one) for one in told])
+    assert found >= share if worse == HALF_MORE else found <= share
+
+
+def test_a_level_of_errors_is_what_honest_held_out_truths_showed() -> None:
+    """Two leads, of which validation knew one; what it was fitted to flatters and counts for nothing."""
+    proof = {"judged": "left out", "levels": [0.1, 0.9], "coverage": [[0.75], [None]], "error": [[0.5], [None]]}
+    known = {judged: alarmscores._ratio(proof | {"judged": judged}, (2, 1)) for judged in ("left out", "fitted")}
+    np.testing.assert_allclose(known["left out"], [log(0.5), np.nan])
+    unknown = [known["fitted"], *(alarmscores._ratio(one, (2, 1)) for one in (None, {"judged": "left out"}))]
+    assert np.isnan(unknown).all()
+    np.testing.assert_allclose(alarmscores._missed(proof, (3, 1)), [0.05, np.nan, np.nan])
+
+
 def test_leads_that_start_later_have_levels_of_their_own() -> None:
     """A long lead that joins with a worse ratio than the short ones is no loss."""
     values = np.full((120, 2), -0.4)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from pipeline.guard import Contest
-from pipeline.pairs import Pair
 from pipeline.predictor import Forecast, Source
 from pipeline.proof import Judged, Proof, prove, strewn
 
@@ -44,10 +44,6 @@ def rain(seed: int) -> Contest:
     return Contest(forecast(layers), forecast({"mean": 1 - dry}), truth.astype(np.float32))
 
 
-def pairs(contests: list[Contest]) -> list[Pair]:
-    return [Pair(one.model, one.truth) for one in contests]
-
-
 def reliable(proof: Proof, within: float) -> bool:
     """Whether each level lies between the parts below its quantile, and below it or at it."""
     below, upto = proof.reliability[..., 0], proof.reliability[..., 1]
@@ -56,7 +52,7 @@ def reliable(proof: Proof, within: float) -> bool:
 
 
 def test_perfect_quantiles_are_reliable_and_hold_what_they_promise() -> None:
-    proof = Proof.of(pairs([normal(seed) for seed in range(3)]), FREE, Judged.FITTED)
+    proof = Proof.of([normal(seed) for seed in range(3)], FREE, Judged.FITTED)
     assert proof.levels == LEVELS
     assert (proof.inits == 3).all()
     assert (proof.pixels == 3 * 60 * 70).all()
@@ -67,14 +63,14 @@ def test_perfect_quantiles_are_reliable_and_hold_what_they_promise() -> None:
 def test_perfect_quantiles_of_rain_that_is_mostly_zero_are_reliable_too() -> None:
     contests = [rain(seed) for seed in range(3)]
     assert np.mean([one.truth == 0 for one in contests]) > 0.7
-    proof = Proof.of(pairs(contests), RAIN, Judged.FITTED)
+    proof = Proof.of(contests, RAIN, Judged.FITTED)
     assert reliable(proof, within=0.01)
     np.testing.assert_allclose(proof.coverage, 0.8, atol=0.03)
     assert (proof.reliability[:, :, 1, 1] - proof.reliability[:, :, 1, 0] > 0.5).all()  # the median is mostly at zero
 
 
 def test_intervals_that_are_too_narrow_are_not_reliable() -> None:
-    proof = Proof.of(pairs([normal(seed, sure=0.3) for seed in range(3)]), FREE, Judged.FITTED)
+    proof = Proof.of([normal(seed, sure=0.3) for seed in range(3)], FREE, Judged.FITTED)
     assert (proof.coverage < 0.4).all()
     assert not reliable(proof, within=0.1)
 
@@ -110,7 +106,7 @@ def test_pixels_and_leads_without_truth_do_not_count() -> None:
     truth = contest.truth.copy()
     truth[0, :30] = np.nan
     truth[1] = np.nan
-    proof = Proof.of([Pair(contest.model, truth), Pair(normal(1).model, normal(1).truth)], FREE, Judged.FITTED)
+    proof = Proof.of([replace(contest, truth=truth), normal(1)], FREE, Judged.FITTED)
     assert proof.pixels[:, 0].tolist() == [60 * 70 + 30 * 70, 60 * 70]
     assert proof.inits[:, 0].tolist() == [2, 1]
 
@@ -135,13 +131,41 @@ def test_figures_survive_json_and_what_is_not_known_is_null() -> None:
     contest = normal(0)
     truth = contest.truth.copy()
     truth[1] = np.nan
-    proof = Proof.of([Pair(contest.model, truth)], FREE, Judged.FITTED)
+    proof = Proof.of([replace(contest, truth=truth)], FREE, Judged.FITTED)
     document = json.loads(json.dumps(proof.to_json(), allow_nan=False))
     assert document["coverage"][1] == [None]
     again = Proof.from_json(document)
     assert again.to_json() == proof.to_json()
     np.testing.assert_array_equal(again.reliability, proof.reliability)
+    np.testing.assert_array_equal(again.error, proof.error)
     assert (again.judged, again.levels) == (Judged.FITTED, LEVELS)
+
+
+def test_errors_are_held_against_the_baseline_s_and_each_init_time_counts_as_much() -> None:
+    """One day is a hundred times as rough as the other: it says no more of how much better the network is."""
+    contests = []
+    for seed, (part, rough) in enumerate([(0.25, 1.0), (1.0, 100.0)]):
+        calm = normal(seed)
+        middle = calm.model.of("mean")[0]
+        apart = rough * (calm.truth - middle)
+        own = forecast(dict.fromkeys(QUANTITIES, middle + (1 - part) * apart))
+        contests.append(Contest(own, calm.baseline, middle + apart))
+    np.testing.assert_allclose(Proof.of(contests, FREE, Judged.FITTED).error, 0.5, rtol=1e-3)
+
+
+def test_a_calm_and_what_is_missing_say_nothing_of_errors() -> None:
+    contest = normal(0)
+    truth = contest.truth.copy()
+    truth[0, :30] = np.nan
+    truth[1] = contest.baseline.of("mean")[0][1]
+    calm = replace(contest, truth=truth)
+    assert Proof.of([calm], FREE, Judged.FITTED).error.ravel() == pytest.approx([1.0, np.nan], nan_ok=True)
+
+
+def test_a_proof_of_before_errors_were_kept_has_none() -> None:
+    document = prove([normal(seed) for seed in range(3)], FREE).to_json()
+    del document["error"]
+    assert np.isnan(Proof.from_json(document).error).all()
 
 
 @pytest.mark.parametrize("count", [1, 4])
