@@ -125,6 +125,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return made
 
 
+def print_list(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+    """Prints a list for people, or what to say where nothing is in it."""
+    if rows:
+        out().print(table(columns, rows))
+    else:
+        out().print(empty, markup=False)
+
+
 def facts_table(facts: Mapping[str, str]) -> Table:
     """Names and what they are, one a line."""
     from rich.table import Table

@@ -145,7 +145,7 @@ def tag(  # noqa: PLR0913 - options, by keyword only
             text = f"{name} is removed" if delete else f"{name} is snapshot {found[name]}"
             console.out().print(text, markup=False)
         else:
-            console.out().print(console.table(("tag", "snapshot"), list(found.items())))
+            console.print_list(("tag", "snapshot"), list(found.items()), "no tags: cubecast cube tag NAME makes one")
 
 
 @app.command()

@@ -74,7 +74,7 @@ def listing(
         if json:
             console.as_json({"runs": found})
         else:
-            console.out().print(product_report.run_table(found))
+            product_report.run_list(found)
 
 
 @app.command()
@@ -161,7 +161,7 @@ def withdrawn(config: ConfigOption, *, json: JsonOption = False, debug: DebugOpt
         rows = [
             (console.time_text(one.init), one.run_key, console.time_text(one.withdrawn), one.reason) for one in found
         ]
-        console.out().print(console.table(("init", "run", "withdrawn", "reason"), rows))
+        console.print_list(("init", "run", "withdrawn", "reason"), rows, "no withdrawn runs")
 
 
 @app.command()

@@ -65,6 +65,12 @@ def write_note(note: Path, leaders: Collection[Leader]) -> None:
         replace_text(note, json.dumps(everybody, indent=1))
 
 
+def owner_at_work(note: Path) -> Leader | None:
+    """The other process that has written a note and runs; None: there is none."""
+    owner, _ = _read(note)
+    return owner if owner is not None and owner.lives and owner.pid != os.getpid() else None
+
+
 def end_remains(note: Path, say: Say) -> None:
     """Ends the groups of a note whose owner is gone: by request, and after :data:`LAST_BREATH` seconds by force.
 
@@ -111,15 +117,20 @@ def exists(group: int) -> bool:
 
 
 def _remains(note: Path) -> list[Leader]:
-    try:
-        everybody = json.loads(note.read_text(encoding="utf-8"))
-        owner = everybody["owner"] and Leader(**everybody["owner"])
-        leaders = [Leader(**one) for one in everybody["leaders"]]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
-    if owner and owner.lives:  # another cubecast up is at work, and these are its own
+    owner, leaders = _read(note)
+    if owner is not None and owner.lives:  # another cubecast up is at work, and these are its own
         return []
     return [one for one in leaders if one.lives]
+
+
+def _read(note: Path) -> tuple[Leader | None, list[Leader]]:
+    """Owner and leaders of a note; nobody where it is missing or no note."""
+    try:
+        everybody = json.loads(note.read_text(encoding="utf-8"))
+        owner = Leader(**everybody["owner"]) if everybody["owner"] else None
+        return owner, [Leader(**one) for one in everybody["leaders"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None, []
 
 
 def _born(pid: int) -> float | None:

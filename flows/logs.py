@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LARGEST: Final = 20 << 20
 """Bytes of a file; then it becomes ``.1``, ``.1`` becomes ``.2``, and the oldest goes."""
 KEPT: Final = 5  # old files
+ROUTINE: Final = ("Hook '", "Running hook '")
+"""What Prefect says, in every run, of our hooks that went well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class LineHandler(logging.Handler):
         if subject is None:
             return
         try:
-            append(subject.file, _line(record, subject))
+            if record.levelno > logging.INFO or not record.getMessage().startswith(ROUTINE):
+                append(subject.file, _line(record, subject))
         except Exception:  # noqa: BLE001 - somebody's words with wrong arguments, or a full disk
             self.handleError(record)
 

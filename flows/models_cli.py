@@ -33,12 +33,9 @@ def listing(
         if json:
             console.as_json(found)
             return
-        if not found.versions:
-            console.out().print("no versions yet: cubecast train")
-            return
         heads = ("version", "role", "made", "snapshot", "squared error", "gate")
-        console.out().print(console.table(heads, [_row(one) for one in found.versions]))
-        if history:
+        console.print_list(heads, [_row(one) for one in found.versions], "no versions yet: cubecast train")
+        if history and found.versions:
             heads = ("when", "what", "version", "instead of", "why")
             console.out().print(console.table(heads, [_change(one) for one in found.history]))
 

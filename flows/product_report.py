@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from flows.console import facts_table, lead_text, out, table, time_text
+from flows.console import facts_table, lead_text, out, print_list, table, time_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from flows.product_verbs import Listed
     from pipeline.metrics import ErrorRow
     from pipeline.passport import Difference, Passport
@@ -18,8 +16,8 @@ if TYPE_CHECKING:
 COLUMNS = ("init", "", "run key", "by", "leads", "made by", "published")
 
 
-def run_table(found: Sequence[Listed]) -> Table:
-    """Published runs, a line each."""
+def run_list(found: Sequence[Listed]) -> None:
+    """Prints published runs, a line each."""
     from pipeline.shares import shares_text
 
     rows = [
@@ -34,7 +32,7 @@ def run_table(found: Sequence[Listed]) -> Table:
         )
         for run in found
     ]
-    return table(COLUMNS, rows)
+    print_list(COLUMNS, rows, "no published runs yet: cubecast forecast makes one")
 
 
 def run_facts(found: RunFacts) -> None:

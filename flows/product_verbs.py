@@ -46,10 +46,10 @@ def listing(config: Path, count: int) -> tuple[Listed, ...]:
 
 def _facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | None = None) -> RunFacts:
     from pipeline.catalog import at_hand
-    from pipeline.viewing import run_facts
+    from pipeline.viewing import NOTHING, run_facts
 
     with at_hand(run) as here:
-        return replace(run_facts(here, newest, skill), path=str(run.path))
+        return replace(run_facts(here, newest, skill or NOTHING), path=str(run.path))
 
 
 def _listed(run: RunFacts) -> Listed:
@@ -73,8 +73,8 @@ def show(config: Path, name: str = "") -> RunFacts:
     from pipeline.viewing import skill_of
 
     settings = load(config)
-    newest = latest(outlet(settings).place, settings.product.name)
-    return _facts(_run(settings, name), newest, skill_of(settings))
+    run, newest = _run(settings, name), latest(outlet(settings).place, settings.product.name)
+    return _facts(run, newest, skill_of(settings, run))
 
 
 def _run(settings: Settings, name: str) -> PublishedRun:

@@ -31,7 +31,8 @@ def list_(
             console.as_json({"files": found})
             return
         rows = [(one.file, one.state, one.reason, one.decided_at[:16].replace("T", " ")) for one in found]
-        console.out().print(console.table(("file", "state", "reason", "decided (UTC)"), rows))
+        empty = f"no file is {state}" if state else "no scenes yet: cubecast ingest takes them from the inbox"
+        console.print_list(("file", "state", "reason", "decided (UTC)"), rows, empty)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,8 @@ from typing import Final, TypeVar
 from urllib.error import HTTPError
 
 from flows.children import HOST, Children, Interrupted, Service, port_is_free
-from flows.groups import end_remains
+from flows.firsts import FirstForecasts
+from flows.groups import end_remains, owner_at_work
 from flows.server import Server
 from pipeline.config import Settings, load
 from pipeline.errors import ConfigError, ServiceError
@@ -25,6 +26,8 @@ DEPLOYMENTS: Final = Path(__file__).parents[1] / "deploy" / "prefect.yaml"
 BESIDE_INGESTS: Final = 2
 """Runs of the cpu pool at once beside the ingests: a forecast need not wait for a verification or the housekeeping."""
 POOLS: Final = ("cpu", "gpu")
+UNFINISHED: Final = frozenset({"PENDING", "RUNNING", "CANCELLING"})
+"""Types of states of flow runs that a worker has, or should have."""
 HISTORY: Final = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # by default runs stay for ever
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "P14D",
@@ -45,10 +48,12 @@ class Product:
     Attributes:
         name: its name.
         config: its configuration, absolute.
+        latest: file that names its newest forecast; None: forecasts go to a bucket.
     """
 
     name: str
     config: Path
+    latest: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +129,15 @@ def up(configs: Sequence[Path], *, say: Say, feed: bool = False) -> None:
 
     Raises:
         ConfigError: a configuration is missing or breaks a rule.
-        ServiceError: a port is taken, or a child fails again and again; the others are stopped first.
+        ServiceError: another one serves from the same workspace, a port is taken, or a child fails again and again; the
+            others are stopped first.
     """
     place = find_place(configs)
+    check_alone(place)
     end_remains(place.note, say)
     check_ports(place)
     place.workspace.mkdir(parents=True, exist_ok=True)
-    children = Children(place.note)
+    children, firsts = Children(place.note), FirstForecasts({one.name: one.latest for one in place.products})
     with children.listening(), _stopping(place, children):
         try:
             say(f"Starting the servers of {_names(place)}, half a minute; they keep all they know in {place.workspace}")
@@ -141,6 +148,7 @@ def up(configs: Sequence[Path], *, say: Say, feed: bool = False) -> None:
             say(_welcome(place))
             while True:
                 children.tend(say)
+                firsts.look(say)
         except Interrupted:
             say("Stopping")
 
@@ -155,7 +163,8 @@ def find_place(configs: Sequence[Path]) -> Place:
         raise ConfigError(f"{DEPLOYMENTS} is missing: cubecast up needs a checkout (pip install --editable .)")
     everything = [_settings(config) for config in configs]
     products = tuple(
-        Product(one.product.name, config.resolve()) for one, config in zip(everything, configs, strict=True)
+        Product(one.product.name, config.resolve(), _latest(one))
+        for one, config in zip(everything, configs, strict=True)
     )
     names = [product.name for product in products]
     if len(set(names)) < len(names):
@@ -168,6 +177,20 @@ def find_place(configs: Sequence[Path]) -> Place:
         first.services.prefect_port,
         first.services.mlflow_port,
     )
+
+
+def check_alone(place: Place) -> None:
+    """Looks whether another one serves from the workspace: two workers would take each other's runs for lost.
+
+    Raises:
+        ServiceError: it does.
+    """
+    other = owner_at_work(place.note)
+    if other is not None:
+        raise ServiceError(
+            f"one cubecast up at a time serves from a workspace, process {other.pid} does from {place.workspace}: "
+            f"stop it, or choose another workspace: [paths] workspace in {place.products[0].config}"
+        )
 
 
 def check_ports(place: Place) -> None:
@@ -194,6 +217,10 @@ def _settings(config: Path) -> Settings:
     if config == DEMO and not config.exists():
         raise ConfigError(f"{DEMO}: the demo has not run in this folder. Run make demo first, or give --config FILE")
     return load(config)
+
+
+def _latest(settings: Settings) -> Path | None:
+    return None if settings.forecast.store.url else settings.paths.forecasts / settings.product.name / "latest.json"
 
 
 def _database(settings: Settings) -> str:
@@ -264,7 +291,8 @@ def _start_workers(place: Place, children: Children, say: Say) -> None:
     with _prefect_answers(place):
         for pool in POOLS:
             _patiently(children, partial(_create_pool, server, pool))
-        _patiently(children, partial(_bury_lost_runs, server))
+        for run in _patiently(children, partial(_runs, server, UNFINISHED)):
+            _patiently(children, partial(_end, server, run, "CRASHED"))
     for product in place.products:  # before the workers: it also withdraws what was scheduled while nobody worked
         say(f"Deploying the flows of {product.name}")
         deploy = _deploy(place, product)
@@ -325,12 +353,16 @@ def _create_pool(server: Server, name: str) -> None:
         server.call(f"/work_pools/{name}", {"base_job_template": template}, method="PATCH")
 
 
-def _bury_lost_runs(server: Server) -> None:
-    """Runs without a worker would hold the only place of their deployment until the sweeper has seen enough."""
-    unfinished = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
-    crashed = {"type": "CRASHED", "message": "cubecast up ended before this run did"}
-    for run in server.call("/flow_runs/filter", unfinished):
-        server.call(f"/flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
+def _runs(server: Server, states: Collection[str]) -> list[str]:
+    """Ids of the flow runs in some states."""
+    wanted = {"flow_runs": {"state": {"type": {"any_": sorted(states)}}}}
+    return [run["id"] for run in server.call("/flow_runs/filter", wanted)]
+
+
+def _end(server: Server, run: str, state: str) -> None:
+    """A run without a worker would hold the only place of its deployment until the sweeper has seen enough."""
+    told = {"type": state, "message": "cubecast up ended before this run did"}
+    server.call(f"/flow_runs/{run}/set_state", {"state": told, "force": True})
 
 
 @contextmanager
@@ -344,14 +376,18 @@ def _prefect_answers(place: Place) -> Iterator[None]:
 
 @contextmanager
 def _stopping(place: Place, children: Children) -> Iterator[None]:
-    """Workers end before their server, and what they could not finish is said to be so."""
+    """Workers end before their server, and what they could not finish is cancelled, which nobody does again."""
+    server, ending = Server(place.api), set[str]()
     try:
         yield
     finally:
+        with suppress(OSError):  # the server may be what failed
+            ending.update(_runs(server, UNFINISHED))
         before = ("worker", "sweeper", "feed")
         children.stop([one for one in children.running if one.name.startswith(before)], GRACE)
-        with suppress(OSError):  # the server may be what failed
-            _bury_lost_runs(Server(place.api))
+        with suppress(OSError):
+            for run in {*_runs(server, UNFINISHED), *(ending & set(_runs(server, {"CRASHED"})))}:
+                _end(server, run, "CANCELLED")
         children.stop(children.running, GRACE)
 
 

@@ -24,11 +24,9 @@ def status(config: ConfigOption, *, json: JsonOption = False, debug: DebugOption
         if json:
             console.as_json({"trainings": found})
             return
-        if not found:
-            console.out().print("no trainings yet: cubecast train")
-            return
         rows = [(one.id, console.time_text(one.started), _state(one), _known(one), one.model) for one in found]
-        console.out().print(console.table(("training", "started", "state", "MLflow", "model"), rows))
+        columns = ("training", "started", "state", "MLflow", "model")
+        console.print_list(columns, rows, "no trainings yet: cubecast train")
 
 
 @app.command()

@@ -25,7 +25,7 @@ from pipeline.portrait import Likelihood, Portrait
 from pipeline.predictor import Source
 from pipeline.raster import read_dn
 from pipeline.record import MANIFEST
-from pipeline.scorebook import book
+from pipeline.scorebook import load, page, recent
 from pipeline.scoring import inputs
 from pipeline.shares import rung_shares
 from pipeline.sheets import UNKNOWN
@@ -33,6 +33,7 @@ from pipeline.times import from_seconds
 from pipeline.verify import tabulate
 from pipeline.yielding import usefulness_of
 
+USUAL = 200  # runs: of more the table would be of other weather
 LIKELY, SEEN = 0.5, 0.01  # a probability, and the part of the pixels of all leads that has it
 _MINUTE = timedelta(minutes=1)
 
@@ -48,7 +49,7 @@ class LeadFacts:
         oldest: age of the oldest input behind any pixel (minutes); None where there is none.
         middle: median age of the inputs (minutes).
         met: its errors beside the baselines', a row a forecast band; empty until truth comes.
-        usual: the same over all runs of the same model that truth has met.
+        usual: the same over the newest :data:`USUAL` runs of the same model that truth has met, up to this one.
     """
 
     minutes: int
@@ -94,28 +95,29 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """What truth has said, a row a lead and forecast band: of each run, and of each model over its runs."""
+    """What truth has said, a row a lead and forecast band: of a run, and of its model; see :class:`LeadFacts`."""
 
-    runs: dict[str, tuple[ErrorRow, ...]]
-    models: dict[str, tuple[ErrorRow, ...]]
+    met: tuple[ErrorRow, ...] = ()
+    usual: tuple[ErrorRow, ...] = ()
 
 
-def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | None = None) -> RunFacts:
+NOTHING = Skill()
+
+
+def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill = NOTHING) -> RunFacts:
     """What is known of a run.
 
     Args:
         run: the run; its quality files are read.
         newest: of the product.
-        skill: what truth has said; None: nobody asks.
+        skill: what truth has said of it.
 
     Raises:
         RasterioError: a quality file cannot be read.
     """
     manifest = json.loads((run.path / MANIFEST).read_text(encoding="utf-8"))
     filled = manifest.get("climatology")
-    model = f"{run.model.name} {run.model.version}"
-    met = () if skill is None else skill.runs.get(run.run_key, ())
-    usual = () if skill is None else skill.models.get(model, ())
+    model = _model(run)
     quality = {lead: _quality(run, lead) for lead in sorted(run.leads)}
     return RunFacts(
         product=run.product,
@@ -133,7 +135,7 @@ def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | Non
         bands=run.bands,
         rungs=_mean_shares([one.rungs for one in quality.values()]),
         leads=tuple(
-            LeadFacts(lead, run.init + lead * _MINUTE, *quality[lead], met=_at(met, lead), usual=_at(usual, lead))
+            LeadFacts(lead, run.init + lead * _MINUTE, *quality[lead], _at(skill.met, lead), _at(skill.usual, lead))
             for lead in quality
         ),
         useful=usefulness_of(manifest),
@@ -144,14 +146,16 @@ def run_facts(run: PublishedRun, newest: PublishedRun | None, skill: Skill | Non
     )
 
 
-def skill_of(settings: Settings) -> Skill:
-    """What truth has said of the product's runs so far."""
-    scored, bands = list(book(settings.paths.verification)), outlet(settings).bands
-    models = {one.model for one in scored}
-    return Skill(
-        {one.run_key: tuple(tabulate([one], bands)) for one in scored},
-        {name: tuple(tabulate([one for one in scored if one.model == name], bands)) for name in models},
-    )
+def skill_of(settings: Settings, run: PublishedRun) -> Skill:
+    """What truth has said of a run, and of its model, so far."""
+    folder, bands = settings.paths.verification, outlet(settings).bands
+    own = load(page(folder, run.run_key, run.init))
+    upto = recent(folder, _model(run), run.init + _MINUTE, USUAL)
+    return Skill(*(tuple(tabulate(found, bands)) if found else () for found in ([own] if own else [], upto)))
+
+
+def _model(run: PublishedRun) -> str:
+    return f"{run.model.name} {run.model.version}"
 
 
 class _Quality(NamedTuple):

@@ -85,7 +85,10 @@ def test_list_for_people_marks_the_latest(made: Path) -> None:
 def test_list_of_a_product_without_runs_is_empty(config: Path) -> None:
     shutil.rmtree(load(config).paths.forecasts)
     assert runs(config) == []
-    assert cubecast("forecast", "list", "-c", config).exit_code == 0
+    done = cubecast("forecast", "list", "-c", config)
+    assert done.exit_code == 0
+    assert done.output.strip() == "no published runs yet: cubecast forecast makes one"
+    assert cubecast("forecast", "withdrawn", "-c", config).output.strip() == "no withdrawn runs"
 
 
 def test_show_tells_leads_rungs_ages_and_the_skill_that_truth_has_shown(made: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows import stack
-from flows.groups import Leader, end_remains, exists, leader, send, write_note
+from flows.groups import Leader, end_remains, exists, leader, owner_at_work, send, write_note
 from flows.stack import find_place
 from pipeline.config import load
 
@@ -121,8 +121,12 @@ def test_the_children_of_an_owner_that_lives_are_its_own(tmp_path: Path, orphana
     try:
         end_remains(note(tmp_path), pytest.fail)
         assert exists(group)
+        other = owner_at_work(note(tmp_path))
+        assert other is not None
+        assert other.pid == owner.pid
     finally:
         kill(owner)
+    assert owner_at_work(note(tmp_path)) is None
 
 
 def test_who_has_only_the_number_of_a_dead_child_is_left_alone(

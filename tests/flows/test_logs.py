@@ -65,6 +65,17 @@ def test_a_line_from_a_thread_that_knows_no_run_is_kept(product: Path) -> None:
     assert lines(product)[0]["run"] == str(RUN)
 
 
+def test_hooks_that_went_well_are_no_news(product: Path) -> None:
+    begin(product)
+    log = logging.getLogger("prefect.flow_runs")
+    log.setLevel(logging.INFO)
+    log.info("Running hook 'keep_log' in response to entering state 'Running'")
+    log.info("Hook 'keep_log' finished running successfully")
+    log.error("Hook 'prove_life' has failed")
+    log.info("3 of 3 runs")
+    assert [line["message"] for line in lines(product)] == ["Hook 'prove_life' has failed", "3 of 3 runs"]
+
+
 def test_an_exception_is_kept_with_its_traceback(product: Path) -> None:
     begin(product)
     try:

@@ -184,6 +184,16 @@ class Terminal:
         assert done.returncode == 0, done.stdout[-3000:]
         return done.stdout
 
+    def refused(self, *arguments: str) -> str:
+        """What another `cubecast up` says, on ports of its own."""
+        own = {"CUBECAST_SERVICES__PREFECT_PORT": "4991", "CUBECAST_SERVICES__MLFLOW_PORT": "4992"}
+        command = (BIN / "cubecast", "up", *arguments)
+        done = subprocess.run(
+            command, env=self.environment | own, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode not in (0, None)
+        return " ".join((done.stdout + done.stderr).split())
+
     @contextmanager
     def up(self) -> Iterator[subprocess.Popen[bytes]]:
         command = (BIN / "cubecast", "up", "--config", self.product)
@@ -271,6 +281,9 @@ def test_a_user_starts_everything_triggers_a_forecast_and_stops_everything_twice
         assert "rung" not in json.loads((first.parent / "run.json").read_text())  # the flow has asked MLflow as well
         started = descendants(process.pid)
         assert len(started) >= 4
+        text = terminal.await_words(process, "First forecast of small, from what was known at 2024-06-01 06:40 UTC")
+        assert str(first.parent) in text
+        assert "stop it, or choose another workspace" in terminal.refused("--config", str(terminal.product))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert not started & set(processes())

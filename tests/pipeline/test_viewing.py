@@ -95,14 +95,12 @@ def test_only_the_newest_run_is_the_newest(product: Product) -> None:
 def test_skill_is_of_the_run_where_its_truth_has_come_and_of_the_model_elsewhere(product: Product) -> None:
     older, newest = published(product, 1), published(product, 3)
     verify(tuned(product))
-    skill = skill_of(tuned(product))
-    met = run_facts(older, newest, skill).leads
-    waiting = run_facts(newest, newest, skill).leads
+    met, waiting = (run_facts(run, newest, skill_of(tuned(product), run)).leads for run in (older, newest))
     assert [lead.met[0].mae["forecast"] for lead in met] == pytest.approx([1, 2], abs=0.02)
     assert [lead.met for lead in waiting] == [(), ()]
     assert [lead.usual for lead in waiting] == [lead.usual for lead in met] == [lead.met for lead in met]
     other = published(product, 3, Champion(Left(), ModelRef("fake", "2", "network")))
-    assert [lead.usual for lead in run_facts(other, newest, skill).leads] == [(), ()]
+    assert [lead.usual for lead in run_facts(other, newest, skill_of(tuned(product), other)).leads] == [(), ()]
 
 
 def test_a_portrait_has_an_interval_only_where_somebody_gave_one(product: Product) -> None:
