@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.command import explain
@@ -15,13 +15,10 @@ from pipeline.cube import open_cube, store_of
 from pipeline.forecast import forecast as publish
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
+from tests.flows.commands import cubecast
 
 VERBS = ("init", "doctor", "ingest", "train", "forecast", "verify", "quality", "demo", "up", "sweep")
 SPEC = SyntheticSpec(height=48, width=64, frames=8)
-
-
-def cubecast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

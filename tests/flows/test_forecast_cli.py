@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,28 +8,17 @@ from typing import Any
 import pytest
 import rasterio
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from flows import verbs
-from flows.cli import app
 from pipeline.config import load
 from pipeline.forecast import forecast
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
 from pipeline.verify import verify
+from tests.flows.commands import answer, cubecast
 
 SPEC = SyntheticSpec(height=48, width=64, frames=8)
 START = datetime(2024, 6, 1, 5, tzinfo=UTC)
-
-
-def cubecast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def answer(*arguments: object, code: int = 0) -> Any:
-    done = cubecast(*arguments, "--json")
-    assert done.exit_code == code, done.output
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")

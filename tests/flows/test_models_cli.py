@@ -6,21 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from flows import model_verbs
-from flows.cli import app
 from flows.model_verbs import Change, Comparison, LeadDifference, Listing, Promoted, VersionLine
 from models.history import Entry, History, Step
 from models.trainings import Trainings
 from pipeline.config import load
 from pipeline.errors import ModelError
+from tests.flows.commands import cubecast
 
 TIME = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
-
-
-def cubecast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def comparison(**changed: Any) -> Comparison:

@@ -1,30 +1,17 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from flows.cli import app
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
+from tests.flows.commands import answer, cubecast
 
 SPEC = SyntheticSpec(height=48, width=64, frames=4)
 FAULTS = Faults(late=(), repeated=(), corrupt=(2,), half_written=(), missing=())
 GOOD, BAD = "synthetic_20240601T0505Z.tif", "synthetic_20240601T0510Z.tif"
-
-
-def cubecast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def answer(*arguments: object, code: int = 0) -> Any:
-    done = cubecast(*arguments, "--json")
-    assert done.exit_code == code, done.output
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")

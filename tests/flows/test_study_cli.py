@@ -1,26 +1,14 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from flows import verbs
-from flows.cli import app
 from flows.study_verbs import hindcast_inits
 from pipeline.config import load
-
-
-def cubecast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def answer(*arguments: object) -> Any:
-    done = cubecast(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+from tests.flows.commands import answer, cubecast
 
 
 def test_a_part_that_there_is_not_is_named(product: Path) -> None:

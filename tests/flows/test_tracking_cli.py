@@ -2,25 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from flows.cli import app
 from models.journal import Status
 from models.trainings import Training, Trainings
 from pipeline.config import load
-
-
-def cubecast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def answer(*arguments: object) -> Any:
-    done = cubecast(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+from tests.flows.commands import answer, cubecast
 
 
 def begun(config: Path, *statuses: Status, note: str = "") -> Training:
