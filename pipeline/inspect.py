@@ -45,6 +45,7 @@ HOURLY = timedelta(minutes=30)  # from here on motion is told by large shapes
 SHORT_SERIES = 200  # slots; a fifth of fewer says nothing about skill
 FEW_FRAMES = 12
 RAIN = re.compile(r"rain|precip|snow_?fall|hail", re.IGNORECASE)
+NO_NAME = re.compile(r"(inbox|incoming|inputs?|scenes?|data|images?|imagery|files?|(geo|cog-?)?tiffs?|tifs?|cogs?|in)")
 INPUT_ONLY = re.compile(r"cloud|mask|quality|(^|_)(b?qa|scl|clm|clp)(_|$)", re.IGNORECASE)
 
 S = TypeVar("S", bound=BaseModel)
@@ -113,7 +114,7 @@ def inspect(folder: Path, bounds: Bounds | None = None) -> Guess:
     paths, file_notes = _listing(folder)
     headers, header_notes = _headers(spread(paths, HEADERS), folder)
     timed = _timed(folder, paths, headers)
-    name = _slug(folder.name)
+    name = _name(folder, timed.spec.pattern)
     area = extent(headers, folder, bounds)
     bands, band_notes = _bands(headers, name)
     scenes, scene_notes = _scenes(timed, area, bands)
@@ -388,6 +389,19 @@ def _changed(spec: S, key: str, value: Any) -> S:
     except ValidationError as error:
         msg = f"{key} = {value!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
         raise ConfigError(msg) from None
+
+
+def _name(folder: Path, pattern: str) -> str:
+    """What the product may be called: as the folder, or as its files begin where that says only that scenes lie there.
+
+    >>> _name(Path("/data/knmi_1km"), "RAD_NL25_{time}.tif"), _name(Path("/data/radar/inbox"), "knmi_{time}.tif")
+    ('knmi_1km', 'knmi')
+    >>> _name(Path("/data/radar/inbox"), "{time}*.tif")
+    'radar'
+    """
+    names = (folder.name, pattern.partition("{")[0].replace("*", ""), folder.parent.name)
+    slugs = [slug for slug in map(_slug, names) if not NO_NAME.fullmatch(slug)]
+    return next((slug for slug in slugs if slug != "product"), _slug(folder.name))
 
 
 def _slug(text: str) -> str:

@@ -36,7 +36,7 @@ def config(ingested: Path, tmp_path: Path) -> Path:
 
 
 def cube_folder(config: Path) -> Path:
-    return config.parent / "work" / "inbox" / "cube"
+    return config.parent / "work" / "synthetic" / "cube"
 
 
 def damage(config: Path) -> None:
@@ -46,7 +46,7 @@ def damage(config: Path) -> None:
 
 def test_info_tells_grid_bands_gaps_scenes_and_size(ingested: Path) -> None:
     found = answer("cube", "info", "-c", ingested)
-    assert (found["product"], found["shape"], found["crs"]) == ("inbox", [48, 64], "EPSG:32633")
+    assert (found["product"], found["shape"], found["crs"]) == ("synthetic", [48, 64], "EPSG:32633")
     assert found["arrays"][0]["bands"] == {"reflectance": "1"}
     assert (found["slots"], found["observed"], found["empty"]) == (5, 3, 2)
     assert found["longest_gap"] == {"after": "2024-06-01T05:00:00Z", "before": "2024-06-01T05:15:00Z", "slots": 2}
@@ -172,10 +172,10 @@ def test_a_backup_is_a_cube_and_the_second_one_copies_nothing(config: Path, tmp_
 
 def test_export_writes_zarr_or_cogs_of_the_time_asked_for(ingested: Path, tmp_path: Path) -> None:
     whole = answer("cube", "export", tmp_path / "zarr", "-c", ingested)
-    assert (whole["names"], whole["slots"]) == (["inbox.zarr"], 5)
+    assert (whole["names"], whole["slots"]) == (["synthetic.zarr"], 5)
     part = ("--from", "2024-06-01T05:05Z", "--to", "2024-06-01T05:15Z")
     cogs = answer("cube", "export", tmp_path / "cog", "-c", ingested, "--format", "cog", *part)
-    assert cogs["names"] == ["inbox_20240601T0515Z.tif", "inbox_20240601T0515Z-quality.tif"]
+    assert cogs["names"] == ["synthetic_20240601T0515Z.tif", "synthetic_20240601T0515Z-quality.tif"]
     past = answer("cube", "export", tmp_path / "past", "-c", ingested, "--as-of", "2024-06-01T05:02Z")
     assert (past["slots"], past["scenes"]) == (1, 1)
 
