@@ -138,14 +138,13 @@ def _clear(inbox: Path, before: datetime) -> None:
 
 
 def begin(server: Server, config: Path, *, say: Say) -> None:
-    """Has the history ingested and a first network trained, once."""
+    """Has a first network trained once the history is in the cube; an ingest watches the inbox already."""
     from pipeline.config import load
 
     settings = load(config)
     if settings.paths.champion.exists():
         return
     say("the history is ingested, then a first network is trained")
-    _order(server, f"ingest/{settings.product.name}", "first-ingest")
     deadline = time.monotonic() + PATIENCE
     while _frames(settings) < ENOUGH * HISTORY:
         if time.monotonic() > deadline:

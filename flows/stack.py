@@ -249,7 +249,9 @@ def _environment(place: Place) -> dict[str, str]:
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
             # In memory, they are lost with the server, and a run whose lease is lost ends itself.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite: as long as its own patience with another writer
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+            # Twelve times a minute it would mark all that waits, at once: most of SQLite's "database is locked".
+            "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # 30 is half of a cadence of a minute
             "PREFECT_WORKER_QUERY_SECONDS": "5",
             "PREFECT_LOGGING_COLORS": "false",
@@ -267,8 +269,7 @@ def _environment(place: Place) -> dict[str, str]:
 
 
 def _start_servers(place: Place, children: Children, say: Say) -> None:
-    server = ("server", "start", "--host", HOST, "--port", str(place.prefect_port))
-    prefect = place.service("prefect", "prefect", *server)
+    prefect = place.service("prefect", *prefect_command(place))
     children.start(prefect)
     if place.serves_mlflow:
         mlflow = place.service("mlflow", *_mlflow_command(place))
@@ -277,6 +278,11 @@ def _start_servers(place: Place, children: Children, say: Say) -> None:
         say(f"MLflow answers at {place.mlflow}")
     children.wait_for(prefect, f"{place.api}/health", PATIENCE)
     say(f"Prefect answers at {place.prefect}")
+
+
+def prefect_command(place: Place) -> tuple[str, ...]:
+    """Module and arguments of Prefect's server."""
+    return ("flows.prefect_server", "server", "start", "--host", HOST, "--port", str(place.prefect_port))
 
 
 def _mlflow_command(place: Place) -> tuple[str, ...]:
@@ -304,6 +310,14 @@ def _start_workers(place: Place, children: Children, say: Say) -> None:
     with _prefect_answers(place):
         while not all(_patiently(children, partial(_is_ready, server, pool)) for pool in POOLS):
             children.pause()
+        for product in place.products:
+            _patiently(children, partial(_order_ingest, server, product.name))
+
+
+def _order_ingest(server: Server, product: str) -> None:
+    """The schedule's first one may be five minutes away."""
+    found = server.call(f"/deployments/name/ingest/{product}")
+    server.call(f"/deployments/{found['id']}/create_flow_run", {"tags": found["tags"]})
 
 
 def _is_ready(server: Server, pool: str) -> bool:

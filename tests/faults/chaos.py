@@ -17,7 +17,7 @@ import psutil
 from flows.children import Children, Service, port_is_free
 from flows.heartbeat import EVERY
 from flows.server import Server
-from flows.stack import Place, Product, _create_pool, _deploy
+from flows.stack import Place, Product, _create_pool, _deploy, prefect_command
 from pipeline.config import load
 from pipeline.inspect import inspect, write
 from pipeline.synthetic import SyntheticSpec, stream
@@ -216,9 +216,7 @@ def running(site: Site) -> Iterator[Stack]:
     workspace.mkdir(parents=True, exist_ok=True)
     children = site.children
     try:
-        prefect = service(
-            "prefect", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(place.prefect_port)
-        )
+        prefect = service("prefect", *prefect_command(place))
         children.start(prefect)
         children.wait_for(prefect, f"{place.api}/health", PATIENCE)
         for pool in ("cpu", "gpu"):

@@ -111,7 +111,6 @@ class Soak:
     def begin(self) -> None:
         """Waits for the history in the cube, and for a first champion where the story has one."""
         started = time.monotonic()
-        self.services.request(f"ingest/{NAME}")  # the schedule would come to it within five minutes
         assert wait_until(lambda: not self.lacking(-1), SETTLED, LOOK), "the history does not come into the cube"
         say(f"{len(self.told.history)} scenes of history are in the cube after {time.monotonic() - started:.0f} s")
         if self.told.form.trains:

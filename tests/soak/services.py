@@ -24,7 +24,7 @@ AWAY = 90.0  # seconds that a server may be away, while it is restarted
 ACTIVE = ("PENDING", "RUNNING", "CANCELLING")
 LATE = timedelta(minutes=2)  # a scheduled run that should have begun so long ago
 ROLES = {
-    "prefect": "prefect server",
+    "prefect": "flows.prefect_server",
     "mlflow": "mlflow server",
     "worker-cpu": "--pool cpu",
     "worker-gpu": "--pool gpu",
