@@ -405,6 +405,15 @@ def _stopping(place: Place, children: Children) -> Iterator[None]:
         children.stop(children.running, GRACE)
 
 
+def _looks(place: Place, product: Product) -> Iterator[str]:
+    """Commands that look at a product; MLflow's database lies in the workspace of the first one."""
+    cubecast, config = shlex.quote(str(Path(sys.executable).with_name("cubecast"))), shlex.quote(str(product.config))
+    finds = not place.serves_mlflow or product == place.products[0]
+    where = "" if finds else f"CUBECAST_TRACKING__URI={place.mlflow} "
+    yield f"Quality   {cubecast} quality --config {config}"
+    yield f"Models    {where}{cubecast} models list --config {config}"
+
+
 def _welcome(place: Place) -> str:
     prefect = shlex.quote(str(Path(sys.executable).with_name("prefect")))
     command = f"PREFECT_API_URL={place.api} {prefect} deployment run"
@@ -413,14 +422,12 @@ def _welcome(place: Place) -> str:
         for product in place.products
         for word, flow in (("Train", "train"), ("Retrain", "retrain"), ("Forecast", "forecast"))
     ]
-    cubecast = shlex.quote(str(Path(sys.executable).with_name("cubecast")))
-    looks = [f"Quality   {cubecast} quality --config {shlex.quote(str(one.config))}" for one in place.products]
     lines = [
         "",
         f"Prefect   {place.prefect}",
         f"MLflow    {place.mlflow}",
         *orders,
-        *looks,
+        *(line for product in place.products for line in _looks(place, product)),
         f"Logs      {place.workspace / 'logs'}",
         f"What runs when, {DEPLOYMENTS} says.",
         "Ctrl-C stops everything.",

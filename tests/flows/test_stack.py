@@ -20,7 +20,7 @@ import pytest
 import rasterio
 
 from flows.children import port_is_free
-from flows.stack import DEMO, HISTORY, _worker, check_ports, find_place
+from flows.stack import DEMO, HISTORY, _welcome, _worker, check_ports, find_place
 from pipeline.config import load
 from pipeline.errors import ConfigError, ServiceError
 
@@ -64,6 +64,9 @@ def test_several_products_share_the_servers_of_the_first(product: Path, tmp_path
     place = find_place([product, second])
     assert [one.name for one in place.products] == [name, "other"]
     assert place.workspace == load(product).paths.root
+    looks = [line for line in _welcome(place).splitlines() if line.startswith("Models")]
+    assert [f"CUBECAST_TRACKING__URI={place.mlflow} " in line for line in looks] == [False, True]
+    assert looks[1].endswith(f"models list --config {second}")
 
 
 def test_products_that_share_servers_have_names_of_their_own(product: Path) -> None:
