@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from pipeline.catalog import manifest_if_readable
 from pipeline.config import Settings
@@ -12,6 +13,9 @@ from pipeline.cube import open_cube, store_of
 from pipeline.forecast import outlet
 from pipeline.shelf import Shelf, shelf_at
 from pipeline.specs import ForecastSpec
+
+HOUR: Final = timedelta(hours=1)
+SLOTS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +39,38 @@ def missed(settings: Settings, newest: datetime) -> list[datetime]:
 
     Args:
         settings: the product.
-        newest: init time of the newest run; only what lies ``forecast.catch_up`` before it is looked at.
+        newest: init time of the newest run; only what lies within :func:`reach` before it is looked at.
 
     Raises:
         StoreError: there is no cube.
     """
-    spec = settings.forecast
-    if not spec.catch_up:
+    spec, back = settings.forecast, reach(settings.forecast, settings.axis.cadence)
+    if not back:
         return []
     cube, shelf = open_cube(store_of(settings)), shelf_at(outlet(settings).place, settings.product.name)
     times = [cube.layout.axis.valid_time(int(slot)) for slot in cube.observed()]
-    found = lacking(times, _shelved(shelf, newest - spec.catch_up, newest), spec, newest)
+    recent = [time for time in times if newest - back <= time < newest]
+    found = lacking(recent, _shelved(shelf, newest - back, newest), spec)
     began = _began(shelf, newest) if found else None
     return [init for init in found if began is not None and init > began]
 
 
-def lacking(observed: Iterable[datetime], shelved: Shelved, spec: ForecastSpec, newest: datetime) -> list[datetime]:
+def reach(spec: ForecastSpec, cadence: timedelta) -> timedelta:
+    """How far back from the newest run missing ones are made up for; no further than runs stay on the shelf."""
+    back = max(HOUR, SLOTS * cadence) if spec.catch_up is None else spec.catch_up
+    return min(back, spec.keep_for or back)
+
+
+def lacking(observed: Iterable[datetime], shelved: Shelved, spec: ForecastSpec) -> list[datetime]:
     """Init times without a run that would stay on the shelf, newest first.
 
     Args:
-        observed: slots whose scene has come.
+        observed: slots whose scene has come, within reach.
         shelved: what lies on the shelf, at least of the time that is made up for.
-        spec: how far back it is made up for, and how long and how many runs stay: what was tidied away stays away.
-        newest: init time of the newest run.
+        spec: how many runs stay: what was tidied away stays away.
     """
-    back = min(spec.catch_up, spec.keep_for or spec.catch_up)
     known = shelved.published | shelved.withdrawn
-    found = sorted((time for time in observed if newest - back <= time < newest and time not in known), reverse=True)
+    found = sorted((time for time in observed if time not in known), reverse=True)
     later = [sum(run > time for run in shelved.published) for time in found]
     room = [spec.keep_runs is None or ahead + place < spec.keep_runs for place, ahead in enumerate(later)]
     return [time for time, fits in zip(found, room, strict=True) if fits]

@@ -524,11 +524,11 @@ class ForecastSpec(Spec):
         description="A network that is not ready this long after the start is ended, and the next rung is published "
         "(ISO 8601); absent: it is waited for",
     )
-    catch_up: timedelta = Field(
-        default=timedelta(hours=1),
+    catch_up: timedelta | None = Field(
+        default=None,
         ge=timedelta(0),
         description="Runs that are missing, of slots whose scene has come, are made up for, this far back from the "
-        "newest one (ISO 8601); PT0S: none",
+        "newest one (ISO 8601); absent: an hour, or 12 slots where these are longer; PT0S: none",
     )
     follow: bool = Field(
         default=True, description="Widen or narrow intervals as the scores of the newest forecasts ask for"

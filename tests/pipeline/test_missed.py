@@ -6,10 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from pipeline.catalog import read_run, runs
 from pipeline.forecast import forecast
-from pipeline.missed import Shelved, lacking, missed
+from pipeline.missed import Shelved, lacking, missed, reach
 from pipeline.specs import ForecastSpec
 from pipeline.withdrawal import withdraw
 from tests.pipeline.conftest import Product
@@ -22,8 +23,9 @@ SLOT = timedelta(minutes=5)
 def lacks(published: Iterable[int], *, withdrawn: Iterable[int] = (), **spec: Any) -> list[int]:
     """Which of slots 0 to 9, all with a scene, are to be made up for before slot 9."""
     shelved = Shelved(*(frozenset(INIT + slot * SLOT for slot in slots) for slots in (published, withdrawn)))
-    times = [INIT + slot * SLOT for slot in range(10)]
-    found = lacking(times, shelved, ForecastSpec.model_validate(spec), INIT + 9 * SLOT)
+    asked = ForecastSpec.model_validate(spec)
+    times = [INIT + slot * SLOT for slot in range(9) if (9 - slot) * SLOT <= reach(asked, SLOT)]
+    found = lacking(times, shelved, asked)
     return [int((time - INIT) / SLOT) for time in found]
 
 
@@ -34,6 +36,15 @@ def test_what_is_missing_is_made_up_for_newest_first() -> None:
 def test_it_is_made_up_for_so_far_back() -> None:
     assert lacks([0, 9], catch_up=timedelta(minutes=15)) == [8, 7, 6]
     assert lacks([0, 9], catch_up=timedelta(0)) == []
+
+
+@pytest.mark.parametrize(("cadence", "back"), [("PT5M", "PT1H"), ("PT1M", "PT1H"), ("PT1H", "PT12H"), ("P5D", "P60D")])
+def test_a_slow_product_is_made_up_for_further_back(cadence: str, back: str) -> None:
+    """An hour holds no slot of a day."""
+    asked = ForecastSpec()
+    times = TypeAdapter(timedelta)
+    assert reach(asked, times.validate_python(cadence)) == times.validate_python(back)
+    assert reach(asked.model_copy(update={"catch_up": 2 * SLOT}), times.validate_python(cadence)) == 2 * SLOT
 
 
 def test_what_was_withdrawn_is_not_missing() -> None:
