@@ -25,7 +25,8 @@ DEMO: Final = Path("work/demo/product.toml")
 DEPLOYMENTS: Final = Path(__file__).parents[1] / "deploy" / "prefect.yaml"
 BESIDE_INGESTS: Final = 2
 """Runs of the cpu pool at once beside the ingests: a forecast need not wait for a verification or the housekeeping."""
-POOLS: Final = ("cpu", "gpu")
+POOLS: Final[Mapping[str, tuple[str, ...]]] = {"cpu": (), "gpu": ("nice", "-n", "10")}
+"""Our work pools, and how their runs begin: a training that has no GPU leaves the processors to forecasts."""
 UNFINISHED: Final = frozenset({"PENDING", "RUNNING", "CANCELLING"})
 """Types of states of flow runs that a worker has, or should have."""
 HISTORY: Final = {
@@ -353,7 +354,7 @@ def _worker(place: Place, pool: str) -> Service:
 def _create_pool(server: Server, name: str) -> None:
     # With a command given, a flow run stays in its worker's process group and cannot outlive the worker. Prefect's own
     # way puts it into a session of its own, behind a second Python process.
-    engine = shlex.join([sys.executable, "-m", "prefect.engine"])
+    engine = shlex.join([*POOLS[name], sys.executable, "-m", "prefect.engine"])
     env = {"type": "object", "additionalProperties": {"type": "string"}}
     template = {
         "job_configuration": {"command": engine, "env": "{{ env }}"},
