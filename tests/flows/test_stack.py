@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -20,7 +21,7 @@ import pytest
 import rasterio
 
 from flows.children import port_is_free
-from flows.stack import DEMO, HISTORY, _welcome, _worker, check_ports, find_place
+from flows.stack import DEMO, HISTORY, _create_pool, _welcome, _worker, check_ports, find_place
 from pipeline.config import load
 from pipeline.errors import ConfigError, ServiceError
 
@@ -85,6 +86,13 @@ def test_trainings_take_turns(product: Path) -> None:
     one = find_place([product])
     command = _worker(replace(one, products=one.products * 3), "gpu").command
     assert command[command.index("--limit") + 1] == "1"
+
+
+@pytest.mark.parametrize(("pool", "begins"), [("cpu", f"{sys.executable} "), ("gpu", "nice -n 10 ")])
+def test_trainings_leave_the_processors_to_forecasts(pool: str, begins: str) -> None:
+    told: list[Any] = []
+    _create_pool(SimpleNamespace(call=lambda _path, body: told.append(body)), pool)  # type: ignore[arg-type]
+    assert told[0]["base_job_template"]["job_configuration"]["command"].startswith(begins)
 
 
 def test_the_users_own_prefect_account_has_no_say(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
