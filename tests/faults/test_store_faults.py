@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,9 @@ for line in sys.stdin:
     except StoreError as error:
         print("over", str(error).count(chr(10)), error, flush=True)
 """
+
+SAID = re.compile(r"ready$|over |[0-9A-Z]{20} \d+$")
+"""What the writer says; Icechunk's log goes to the same stream."""
 
 COUNTER = """
 import sys
@@ -252,8 +256,11 @@ class Machine:
         self._line()
 
     def _line(self) -> str:
+        """What the writer says next, without what Icechunk's own log says on the same stream of a disk that failed."""
         assert self.writer.stdout is not None
-        return self.writer.stdout.readline().strip()
+        while (line := self.writer.stdout.readline()) and not SAID.match(line):
+            pass
+        return line.strip()
 
     def mounted(self) -> contextmanager:
         return _mounted(["-o", "loop", str(self.image)], self.folder)

@@ -67,7 +67,7 @@ def test_a_line_from_a_thread_that_knows_no_run_is_kept(product: Path) -> None:
 
 def test_hooks_that_went_well_are_no_news(product: Path) -> None:
     begin(product)
-    log = logging.getLogger("prefect.flow_runs")
+    log = logging.getLogger("somebody.flow_runs")
     log.setLevel(logging.INFO)
     log.info("Running hook 'keep_log' in response to entering state 'Running'")
     log.info("Hook 'keep_log' finished running successfully")
