@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.error import HTTPError
 
 from flows.children import HOST, Children, Interrupted, Service, port_is_free
@@ -250,7 +250,7 @@ def _environment(place: Place) -> dict[str, str]:
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
             # In memory, they are lost with the server, and a run whose lease is lost ends itself.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # to open SQLite; for its locks see flows.prefect_server
             # Twelve times a minute it would mark all that waits, at once: most of SQLite's "database is locked".
             "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # 30 is half of a cadence of a minute
@@ -368,10 +368,12 @@ def _create_pool(server: Server, name: str) -> None:
         server.call(f"/work_pools/{name}", {"base_job_template": template}, method="PATCH")
 
 
-def _runs(server: Server, states: Collection[str]) -> list[str]:
-    """Ids of the flow runs in some states."""
-    wanted = {"flow_runs": {"state": {"type": {"any_": sorted(states)}}}}
-    return [run["id"] for run in server.call("/flow_runs/filter", wanted)]
+def _runs(server: Server, states: Collection[str], among: Collection[str] | None = None) -> list[str]:
+    """Ids of the flow runs in some states, of all (None) or of those that are asked about."""
+    wanted: dict[str, Any] = {"state": {"type": {"any_": sorted(states)}}}
+    if among is not None:  # a page of the answer holds 200, and weeks of crashed runs may be more
+        wanted["id"] = {"any_": sorted(among)}
+    return [run["id"] for run in server.call("/flow_runs/filter", {"flow_runs": wanted})]
 
 
 def _end(server: Server, run: str, state: str) -> None:
@@ -401,7 +403,7 @@ def _stopping(place: Place, children: Children) -> Iterator[None]:
         before = ("worker", "sweeper", "feed")
         children.stop([one for one in children.running if one.name.startswith(before)], GRACE)
         with suppress(OSError):
-            for run in {*_runs(server, UNFINISHED), *(ending & set(_runs(server, {"CRASHED"})))}:
+            for run in {*_runs(server, UNFINISHED), *_runs(server, {"CRASHED"}, among=ending)}:
                 _end(server, run, "CANCELLED")
         children.stop(children.running, GRACE)
 

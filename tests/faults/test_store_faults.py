@@ -260,6 +260,7 @@ class Machine:
         assert self.writer.stdout is not None
         while (line := self.writer.stdout.readline()) and not SAID.match(line):
             pass
+        assert line, "the writer has died"
         return line.strip()
 
     def mounted(self) -> contextmanager:

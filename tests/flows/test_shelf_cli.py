@@ -1,30 +1,21 @@
 from __future__ import annotations
 
-import json
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from flows.cli import app
 from flows.verbs import ingest
 from pipeline.config import load
 from pipeline.forecast import forecast
 from pipeline.inspect import inspect, write
 from pipeline.synthetic import SyntheticSpec
 from pipeline.synthetic_scenes import Faults, write_scenes
+from tests.flows import commands
 
-
-def cubecast(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["forecast", *(str(argument) for argument in arguments)])
-
-
-def answer(*arguments: object, code: int = 0) -> Any:
-    done = cubecast(*arguments, "--json")
-    assert done.exit_code == code, done.output
-    return json.loads(done.stdout)
+cubecast = partial(commands.cubecast, "forecast")
+answer = partial(commands.answer, "forecast")
 
 
 @pytest.fixture(scope="module")
